@@ -1,0 +1,137 @@
+//! The trait that every allocator implements, and handles to one.
+
+use std::fmt::Debug;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use crate::{AllocError, Block, Device, Layout, ReleaseError, Statistics, Stream, StreamSet, Transfer};
+
+/// Hands out device memory in stream order.
+///
+/// # Streams
+/// A block is born on the stream that it was allocated for: work submitted there after [`allocate`] returns may use
+/// it. Work on another stream may use it once that stream was made to wait for the first, and such a stream must be
+/// named in `uses` at release.
+///
+/// [`allocate`]: DeviceAllocator::allocate
+pub trait DeviceAllocator: Debug + Send + Sync {
+    /// The device whose memory this allocator hands out.
+    fn device(&self) -> Device;
+
+    /// A block of at least `layout.size()` bytes, aligned to `layout.align()`, that work submitted to `stream` after
+    /// this returns may use at once. Its contents are undefined.
+    ///
+    /// Zero bytes give a valid block of length zero whose address is unique among living blocks.
+    ///
+    /// # Errors
+    /// [`AllocError`] with the figures; nothing was allocated.
+    fn allocate(&self, layout: Layout, stream: Stream) -> Result<Block, AllocError>;
+
+    /// Takes a block back in stream order: returns without waiting, and work submitted to `stream` later may be
+    /// given the memory at once. Other streams get it only once the work of `stream` and of all `uses` that was
+    /// submitted before this call is known to be complete, or is waited for.
+    ///
+    /// # Errors
+    /// [`ReleaseError`]: a foreign block or one released before is recognised and refused; the books stay as they
+    /// were.
+    ///
+    /// # Safety
+    /// Every use of the block was submitted to `stream`, or to the stream it was allocated on, or to one of `uses`,
+    /// before this call, and none follows. Whoever made copies of the block releases it once.
+    unsafe fn release(&self, block: Block, stream: Stream, uses: &StreamSet) -> Result<(), ReleaseError>;
+
+    /// The figures so far.
+    fn statistics(&self) -> Statistics;
+
+    /// Gives physical memory back until at most `keep` bytes are reserved, as far as blocks in use allow; returns
+    /// the bytes given back. May wait for work that still uses released memory.
+    fn trim(&self, keep: u64) -> u64;
+
+    /// What copies and fills this allocator's memory.
+    fn transfer(&self) -> &dyn Transfer;
+
+    /// Says that `stream` is about to be destroyed: no further call will name it. What was cached for it is handed
+    /// on to others. The default does nothing, which suits allocators that keep nothing by stream.
+    fn retire_stream(&self, stream: Stream) {
+        let _ = stream;
+    }
+}
+
+/// Keeps an allocator within reach: one that lives as long as the process, at no cost, or a private one by a counted
+/// reference.
+///
+/// Copies of the `Global` form touch no shared memory, so threads that make buffers from a process-wide allocator
+/// never meet at a reference count.
+#[derive(Clone, Debug)]
+pub enum AllocatorHandle {
+    /// Lives as long as the process.
+    Global(&'static dyn DeviceAllocator),
+    /// Lives as long as its handles.
+    Shared(Arc<dyn DeviceAllocator>),
+}
+
+impl Deref for AllocatorHandle {
+    type Target = dyn DeviceAllocator;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::Global(allocator) => *allocator,
+            Self::Shared(allocator) => &**allocator,
+        }
+    }
+}
+
+impl From<&'static dyn DeviceAllocator> for AllocatorHandle {
+    fn from(allocator: &'static dyn DeviceAllocator) -> Self {
+        Self::Global(allocator)
+    }
+}
+
+impl<A: DeviceAllocator> From<&'static A> for AllocatorHandle {
+    fn from(allocator: &'static A) -> Self {
+        Self::Global(allocator)
+    }
+}
+
+impl From<Arc<dyn DeviceAllocator>> for AllocatorHandle {
+    fn from(allocator: Arc<dyn DeviceAllocator>) -> Self {
+        Self::Shared(allocator)
+    }
+}
+
+impl<A: DeviceAllocator + 'static> From<Arc<A>> for AllocatorHandle {
+    fn from(allocator: Arc<A>) -> Self {
+        Self::Shared(allocator)
+    }
+}
+
+macro_rules! forward_allocator {
+    ($($pointer:ty),+) => {$(
+        impl<A: DeviceAllocator + ?Sized> DeviceAllocator for $pointer {
+            fn device(&self) -> Device {
+                (**self).device()
+            }
+            fn allocate(&self, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
+                (**self).allocate(layout, stream)
+            }
+            unsafe fn release(&self, block: Block, stream: Stream, uses: &StreamSet) -> Result<(), ReleaseError> {
+                // SAFETY: the caller's promises are those that the inner allocator asks for.
+                unsafe { (**self).release(block, stream, uses) }
+            }
+            fn statistics(&self) -> Statistics {
+                (**self).statistics()
+            }
+            fn trim(&self, keep: u64) -> u64 {
+                (**self).trim(keep)
+            }
+            fn transfer(&self) -> &dyn Transfer {
+                (**self).transfer()
+            }
+            fn retire_stream(&self, stream: Stream) {
+                (**self).retire_stream(stream);
+            }
+        }
+    )+};
+}
+
+forward_allocator!(&A, Box<A>, Arc<A>);

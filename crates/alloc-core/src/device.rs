@@ -1,0 +1,107 @@
+//! Which memory a block lives in.
+
+use std::fmt;
+
+/// A kind of memory. Kinds are open: a backend of yours makes its own with [`DeviceKind::new`].
+///
+/// The codes of the kinds named here are those of [DLPack](https://dmlc.github.io/dlpack/latest/c_api.html).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeviceKind {
+    code: u16,
+    host_accessible: bool,
+}
+
+impl DeviceKind {
+    /// Ordinary host memory.
+    pub const CPU: Self = Self::new(1, true);
+    /// Memory of a CUDA device.
+    pub const CUDA: Self = Self::new(2, false);
+    /// Host memory that is page-locked for a CUDA device's copy engines.
+    pub const CUDA_PINNED: Self = Self::new(3, true);
+
+    /// A kind with a code of its own; `host_accessible` says whether the processor may dereference its addresses.
+    pub const fn new(code: u16, host_accessible: bool) -> Self {
+        Self { code, host_accessible }
+    }
+
+    /// The kind's number.
+    pub const fn code(self) -> u16 {
+        self.code
+    }
+
+    /// Whether the processor may dereference addresses of this kind.
+    pub const fn is_host_accessible(self) -> bool {
+        self.host_accessible
+    }
+}
+
+impl fmt::Debug for DeviceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::CPU => f.write_str("cpu"),
+            Self::CUDA => f.write_str("cuda"),
+            Self::CUDA_PINNED => f.write_str("cuda_pinned"),
+            other => write!(f, "kind{}", other.code),
+        }
+    }
+}
+
+/// One device: a kind of memory and the ordinal among the devices of that kind.
+///
+/// ```
+/// use alloc_core::Device;
+/// assert_eq!(Device::cuda(1).to_string(), "cuda:1");
+/// assert!(Device::CPU.is_host_accessible());
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Device {
+    kind: DeviceKind,
+    ordinal: u16,
+}
+
+impl Device {
+    /// The host's memory.
+    pub const CPU: Self = Self::new(DeviceKind::CPU, 0);
+
+    /// The `ordinal`-th device of a kind.
+    pub const fn new(kind: DeviceKind, ordinal: u16) -> Self {
+        Self { kind, ordinal }
+    }
+
+    /// The memory of the CUDA device `ordinal`.
+    pub const fn cuda(ordinal: u16) -> Self {
+        Self::new(DeviceKind::CUDA, ordinal)
+    }
+
+    /// Host memory page-locked through the context of the CUDA device `ordinal`.
+    pub const fn cuda_pinned(ordinal: u16) -> Self {
+        Self::new(DeviceKind::CUDA_PINNED, ordinal)
+    }
+
+    /// The kind of memory.
+    pub const fn kind(self) -> DeviceKind {
+        self.kind
+    }
+
+    /// The ordinal among the devices of this kind.
+    pub const fn ordinal(self) -> u16 {
+        self.ordinal
+    }
+
+    /// Whether the processor may dereference addresses of this device.
+    pub const fn is_host_accessible(self) -> bool {
+        self.kind.host_accessible
+    }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}:{}", self.kind, self.ordinal)
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}

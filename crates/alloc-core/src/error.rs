@@ -1,0 +1,153 @@
+//! What can go wrong, with the figures that a caller needs to act on it.
+
+use std::borrow::Cow;
+
+use thiserror::Error;
+
+use crate::{Block, Device, LayoutError};
+
+/// An allocation that failed. Nothing was allocated and nothing was lost.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum AllocError {
+    /// The layout itself is impossible.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The request is larger than the allocator could ever serve, however much memory were free.
+    #[error("{requested} bytes asked of {device}, which can address at most {maximum} in one block")]
+    TooLarge {
+        /// The device asked.
+        device: Device,
+        /// Bytes asked for.
+        requested: u64,
+        /// The largest block that the allocator can serve, in bytes.
+        maximum: u64,
+    },
+    /// There was no memory left after everything that could be given back had been.
+    #[error(transparent)]
+    OutOfMemory(Box<OutOfMemory>),
+    /// A limit that the program set itself would have been passed.
+    #[error("limit of {limit} bytes on {device} reached: {requested} asked for, {in_use} in use")]
+    LimitReached {
+        /// The device asked.
+        device: Device,
+        /// Bytes asked for.
+        requested: u64,
+        /// Bytes counted against the limit.
+        in_use: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The backend failed for another reason than memory.
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
+}
+
+impl AllocError {
+    /// Whether freeing memory and asking again may help.
+    pub fn is_out_of_memory(&self) -> bool {
+        match self {
+            Self::OutOfMemory(_) | Self::LimitReached { .. } => true,
+            Self::Provider(error) => error.kind == ProviderErrorKind::OutOfMemory,
+            _ => false,
+        }
+    }
+}
+
+/// The state of an allocator at the moment it ran out of memory. All figures in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "out of memory on {device}: {requested} bytes requested; {in_use} in use, {reserved} reserved, largest free \
+     block {largest_free}, {parked} parked, limit {limit:?}, device free {device_free:?} of {device_total:?}"
+)]
+pub struct OutOfMemory {
+    /// The device asked.
+    pub device: Device,
+    /// Bytes asked for.
+    pub requested: u64,
+    /// Bytes in blocks that are handed out.
+    pub in_use: u64,
+    /// Bytes of physical memory held from the device.
+    pub reserved: u64,
+    /// The largest block that could still be served.
+    pub largest_free: u64,
+    /// Bytes released but still used by work on some stream.
+    pub parked: u64,
+    /// The limit set by the program, if any.
+    pub limit: Option<u64>,
+    /// What the device says is free, if it can say.
+    pub device_free: Option<u64>,
+    /// What the device has in all, if it can say.
+    pub device_total: Option<u64>,
+}
+
+impl From<OutOfMemory> for AllocError {
+    fn from(error: OutOfMemory) -> Self {
+        Self::OutOfMemory(Box::new(error))
+    }
+}
+
+/// A call to the backend that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{call} failed on {device}: {name} ({code}), {kind:?}")]
+pub struct ProviderError {
+    /// The device it was made on.
+    pub device: Device,
+    /// The call, by the backend's own name.
+    pub call: &'static str,
+    /// The backend's result code (errno on a host, `CUresult` on CUDA), kept as it came.
+    pub code: i64,
+    /// The backend's name for the code.
+    pub name: Cow<'static, str>,
+    /// What it means to an allocator.
+    pub kind: ProviderErrorKind,
+}
+
+/// What a backend's failure means to an allocator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ProviderErrorKind {
+    /// Memory, address space or handles ran out: giving some back may help.
+    OutOfMemory,
+    /// The arguments were wrong: a defect of the caller.
+    InvalidArgument,
+    /// The context is broken for good; nothing can be known about work in flight.
+    Poisoned,
+    /// There is no such device, driver or backend here.
+    Unavailable,
+    /// The device or backend can't do this.
+    Unsupported,
+    /// Anything else.
+    Other,
+}
+
+/// A release that was refused. The allocator's books are as they were.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ReleaseError {
+    /// The block is not from this allocator, or its parts were altered.
+    #[error("{block:?} does not belong to this allocator on {device}")]
+    Foreign {
+        /// The allocator's device.
+        device: Device,
+        /// The block as it was given.
+        block: Block,
+    },
+    /// The block was released before.
+    #[error("{block:?} was released before on {device}")]
+    Stale {
+        /// The allocator's device.
+        device: Device,
+        /// The block as it was given.
+        block: Block,
+    },
+    /// The backend failed, and whether work still uses the block can't be established: the memory is leaked and
+    /// will not be reused.
+    #[error("{block:?} leaked, since its use can't be known: {source}")]
+    Leaked {
+        /// The block as it was given.
+        block: Block,
+        /// The failure.
+        source: ProviderError,
+    },
+}

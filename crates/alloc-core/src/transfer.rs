@@ -1,0 +1,70 @@
+//! Copies and fills.
+
+use std::fmt::Debug;
+
+use thiserror::Error;
+
+use crate::{Address, Device, ProviderError, Stream};
+
+/// An address and the device whose memory it is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The device.
+    pub device: Device,
+    /// The address in that device's memory.
+    pub address: Address,
+}
+
+/// A copy or fill that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum TransferError {
+    /// No backend at hand copies between these two devices.
+    #[error("nothing copies from {from} to {to}")]
+    Unsupported {
+        /// The source.
+        from: Device,
+        /// The destination.
+        to: Device,
+    },
+    /// The backend failed.
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
+}
+
+/// Copies and fills memory of one backend's devices, and between them and the host.
+///
+/// All calls are ordered by the stream: they may return before the work is done, work submitted to the stream later
+/// sees it done, and [`Transfer::synchronize`] waits for it. A host may do the work before it returns.
+pub trait Transfer: Debug + Send + Sync {
+    /// Whether this backend copies from `from` to `to`.
+    fn can_copy(&self, from: Device, to: Device) -> bool;
+
+    /// Copies `bytes` bytes.
+    ///
+    /// Memory that only the host knows (pageable memory) has been read, or written, when this returns: the caller
+    /// may reuse or free it at once. Other memory stays in use until the stream has come past the copy.
+    ///
+    /// # Errors
+    /// [`TransferError::Unsupported`] if [`Transfer::can_copy`] says no; else what the backend reports.
+    ///
+    /// # Safety
+    /// Both places are valid for `bytes` bytes and stay so until the stream has come past the copy; they don't
+    /// overlap; no other work writes to either, or reads the destination, meanwhile.
+    unsafe fn copy(&self, from: Place, to: Place, bytes: u64, stream: Stream) -> Result<(), TransferError>;
+
+    /// Sets `bytes` bytes to `value`.
+    ///
+    /// # Errors
+    /// What the backend reports.
+    ///
+    /// # Safety
+    /// The place is valid for `bytes` bytes until the stream has come past the fill; no other work uses it meanwhile.
+    unsafe fn fill(&self, to: Place, bytes: u64, value: u8, stream: Stream) -> Result<(), TransferError>;
+
+    /// Waits until all work submitted to `stream` is done.
+    ///
+    /// # Errors
+    /// What the backend reports, failures of earlier work included.
+    fn synchronize(&self, stream: Stream) -> Result<(), TransferError>;
+}
