@@ -1,1 +1,10 @@
-//! Under construction.
+//! What the benches of this workspace share: the allocators that are compared, the workloads, the traces, and how
+//! results are shown. Not for use elsewhere.
+
+pub mod allocators;
+pub mod memory;
+pub mod record;
+pub mod table;
+pub mod timing;
+pub mod traces;
+pub mod workload;

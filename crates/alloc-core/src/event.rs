@@ -50,6 +50,13 @@ pub enum AllocatorEvent<'a> {
         /// What is done instead.
         instead: &'static str,
     },
+    /// An allocator that knows its blocks was dropped while some were still in use.
+    BlocksLeft {
+        /// Number of blocks.
+        count: u64,
+        /// Bytes that were asked for in these blocks.
+        bytes: u64,
+    },
 }
 
 /// Listens to an allocator. Called without any lock held; it may allocate and release.

@@ -5,13 +5,20 @@
 //! fills); the crate `alloc-pool` makes an allocator of it. This crate has no backend, no `unsafe` code beyond
 //! forwarding, and few dependencies.
 
+pub mod adaptor;
 mod allocator;
 mod block;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod device;
 mod error;
 mod event;
 mod layout;
+pub mod pressure;
 mod provider;
+mod reentrancy;
+pub mod registry;
+mod simulated;
 mod statistics;
 mod stream;
 mod transfer;
@@ -23,6 +30,7 @@ pub use error::{AllocError, OutOfMemory, ProviderError, ProviderErrorKind, Relea
 pub use event::{AllocatorEvent, EventHook};
 pub use layout::{Layout, LayoutError};
 pub use provider::{Addressing, DeviceMemory, MemoryProvider};
+pub use simulated::SimulatedAllocator;
 pub use statistics::{Gauge, ProviderCalls, Statistics};
 pub use stream::{Stream, StreamSet};
 pub use transfer::{Place, Transfer, TransferError};

@@ -45,6 +45,10 @@ pub trait Transfer: Debug + Send + Sync {
     /// Memory that only the host knows (pageable memory) has been read, or written, when this returns: the caller
     /// may reuse or free it at once. Other memory stays in use until the stream has come past the copy.
     ///
+    /// A place of the kind [`DeviceKind::CPU`](crate::DeviceKind::CPU) counts as pageable whatever a driver knows of
+    /// it, and also when this returns an error: a borrowed slice may be part of a page-locked block, and its borrow
+    /// ends with the call.
+    ///
     /// # Errors
     /// [`TransferError::Unsupported`] if [`Transfer::can_copy`] says no; else what the backend reports.
     ///
@@ -67,4 +71,25 @@ pub trait Transfer: Debug + Send + Sync {
     /// # Errors
     /// What the backend reports, failures of earlier work included.
     fn synchronize(&self, stream: Stream) -> Result<(), TransferError>;
+
+    /// Makes work that is submitted to `stream` from now on start after all work submitted to `earlier` so far.
+    ///
+    /// The default waits on the host for `earlier`. A device that can order its streams itself does that instead.
+    ///
+    /// # Errors
+    /// What the backend reports; nothing is ordered then.
+    fn order_after(&self, stream: Stream, earlier: Stream) -> Result<(), TransferError> {
+        let _ = stream;
+        self.synchronize(earlier)
+    }
+
+    /// Whether `stream` of this backend names the same stream to the allocators of `device`, so that work on it can
+    /// be declared to them. Asked about devices other than the backend's own: page-locked memory, say, or a peer, to
+    /// which a stream's handle may mean the same while that of the default stream does not.
+    ///
+    /// The default says no, which is always right: a copy between two such devices then finishes before it returns.
+    fn shares_stream(&self, stream: Stream, device: Device) -> bool {
+        let _ = (stream, device);
+        false
+    }
 }

@@ -1,1 +1,25 @@
-//! Under construction.
+//! A pooling, stream-ordered allocator over any [`MemoryProvider`](alloc_core::MemoryProvider).
+//!
+//! Three layers, from hot to cold: *thread caches* of small blocks, *arenas* (one for each stream, more for a busy
+//! one) that place blocks by best fit, and *pages* that move to where they are needed before new ones are created.
+//! `docs/architecture.md` follows a block through them.
+
+mod allocate;
+mod arena;
+mod cache;
+mod config;
+mod driver;
+mod id;
+mod ledger;
+mod notes;
+mod pages;
+mod park;
+mod placement;
+mod pool;
+mod primitive;
+mod release;
+mod statistics;
+mod streams;
+
+pub use config::{ConfigError, PoolConfig};
+pub use pool::{Pool, PoolError};

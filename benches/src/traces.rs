@@ -1,0 +1,78 @@
+//! The traces that come with the workspace, and others.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use alloc_trace::{Anomalies, Policy, Reader, Row, Trace};
+use anyhow::{Context, ensure};
+
+/// A trace with its name.
+#[derive(Debug)]
+pub struct NamedTrace {
+    /// The file's name without its extensions.
+    pub name: String,
+    /// The file.
+    pub path: PathBuf,
+    /// What is in it.
+    pub trace: Trace,
+    /// The most bytes that live at one time.
+    pub peak_live: u64,
+}
+
+impl NamedTrace {
+    /// Loads a trace, of at most `rows` rows if that is given. Rows that contradict each other are repaired.
+    ///
+    /// # Errors
+    /// What is wrong with the file.
+    pub fn load(path: &Path, rows: Option<usize>) -> anyhow::Result<Self> {
+        let trace = match rows {
+            None => Trace::load(path, Policy::Lenient)?,
+            Some(rows) => {
+                let rows: Vec<Row> = Reader::open(path)?.take(rows).collect::<Result<_, _>>()?;
+                Trace::from_rows(rows.into_iter().map(Ok), Policy::Lenient)
+                    .with_context(|| path.display().to_string())?
+            }
+        };
+        let peak_live = trace.live().map(|point| point.live_bytes).max().unwrap_or(0);
+        Ok(Self { name: name_of(path), path: path.to_path_buf(), trace, peak_live })
+    }
+
+    /// What was repaired.
+    pub fn anomalies(&self) -> &Anomalies {
+        self.trace.anomalies()
+    }
+}
+
+/// The folder of the traces that come with the workspace.
+pub fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("traces")
+}
+
+/// The traces that come with the workspace, by name.
+///
+/// # Errors
+/// If the folder can't be read or has none.
+pub fn shipped() -> anyhow::Result<Vec<PathBuf>> {
+    let folder = folder();
+    let missing = || format!("the traces in {} (name others with --trace)", folder.display());
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(&folder).with_context(missing)? {
+        let path = entry.with_context(missing)?.path();
+        if path.file_name().and_then(OsStr::to_str).is_some_and(|name| name.ends_with(".csv.zst")) {
+            paths.push(path);
+        }
+    }
+    ensure!(!paths.is_empty(), "there is none of {}", missing());
+    paths.sort();
+    Ok(paths)
+}
+
+/// The file's name up to its first point.
+fn name_of(path: &Path) -> String {
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+    match name.split_once('.') {
+        Some((stem, _)) if !stem.is_empty() => stem.to_owned(),
+        _ => name.into_owned(),
+    }
+}

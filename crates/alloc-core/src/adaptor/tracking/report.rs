@@ -1,0 +1,177 @@
+//! What is still in use, block by block and summed up.
+
+use std::backtrace::Backtrace;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::adaptor::ThreadTag;
+use crate::{Block, Device, Stream};
+
+/// A living block, and where it comes from.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Leak {
+    /// The block, as it can be released.
+    pub block: Block,
+    /// The alignment asked for, in bytes.
+    pub align: u64,
+    /// The stream it was allocated on.
+    pub stream: Stream,
+    /// The thread that allocated it.
+    pub thread: ThreadTag,
+    /// How long ago.
+    pub age: Duration,
+    /// The number of the allocation, counted from 0 without failures.
+    pub sequence: u64,
+    /// Where it was allocated, if backtraces are captured.
+    pub backtrace: Option<Arc<Backtrace>>,
+}
+
+/// Living blocks that come from the same place.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LeakSite {
+    /// The place: a backtrace without the adaptor's own frames, or size, thread and stream.
+    pub site: String,
+    /// Number of blocks.
+    pub count: u64,
+    /// Bytes that were asked for in these blocks.
+    pub bytes: u64,
+    /// The age of the oldest.
+    pub oldest: Duration,
+    /// The number of its allocation.
+    pub first_sequence: u64,
+}
+
+/// All living blocks, summed up by where they come from; most bytes first. Shown with `Display`.
+#[derive(Clone, Debug)]
+pub struct LeakReport {
+    device: Device,
+    count: u64,
+    bytes: u64,
+    sites: Vec<LeakSite>,
+}
+
+/// More sites than this are only counted when a report is shown.
+const SITES_SHOWN: usize = 50;
+
+impl LeakReport {
+    pub(super) fn new(device: Device, leaks: Vec<Leak>) -> Self {
+        let mut report = Self { device, count: 0, bytes: 0, sites: Vec::new() };
+        let mut sites: BTreeMap<String, LeakSite> = BTreeMap::new();
+        for leak in leaks {
+            let bytes = leak.block.size();
+            report.count += 1;
+            report.bytes = report.bytes.saturating_add(bytes);
+            let site = site_of(&leak);
+            let entry = sites.entry(site).or_insert_with_key(|site| LeakSite {
+                site: site.clone(),
+                count: 0,
+                bytes: 0,
+                oldest: Duration::ZERO,
+                first_sequence: leak.sequence,
+            });
+            entry.count += 1;
+            entry.bytes = entry.bytes.saturating_add(bytes);
+            entry.oldest = entry.oldest.max(leak.age);
+            entry.first_sequence = entry.first_sequence.min(leak.sequence);
+        }
+        report.sites = sites.into_values().collect();
+        report.sites.sort_by_key(|site| (std::cmp::Reverse(site.bytes), site.first_sequence));
+        report
+    }
+
+    /// The device.
+    pub const fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Number of living blocks.
+    pub const fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Bytes that were asked for in living blocks.
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The places that they come from, most bytes first.
+    pub fn sites(&self) -> &[LeakSite] {
+        &self.sites
+    }
+}
+
+impl fmt::Display for LeakReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.count == 0 {
+            return write!(f, "no blocks in use on {}", self.device);
+        }
+        write!(f, "{} in use on {}", Amount(self.count, self.bytes), self.device)?;
+        for site in self.sites.iter().take(SITES_SHOWN) {
+            let oldest = site.oldest.as_secs_f64();
+            write!(
+                f,
+                "\n{}, oldest {oldest:.3} s ago, first #{}",
+                Amount(site.count, site.bytes),
+                site.first_sequence
+            )?;
+            for line in site.site.lines() {
+                write!(f, "\n    {line}")?;
+            }
+        }
+        if let Some(rest) = self.sites.get(SITES_SHOWN..).filter(|rest| !rest.is_empty()) {
+            let (count, bytes) = rest
+                .iter()
+                .fold((0, 0u64), |(count, bytes), site| (count + site.count, bytes.saturating_add(site.bytes)));
+            write!(f, "\n{} at {} more places", Amount(count, bytes), rest.len())?;
+        }
+        Ok(())
+    }
+}
+
+/// A number of blocks and their bytes.
+struct Amount(u64, u64);
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let blocks = if self.0 == 1 { "block" } else { "blocks" };
+        write!(f, "{} {blocks} of {} bytes", self.0, self.1)
+    }
+}
+
+fn site_of(leak: &Leak) -> String {
+    match &leak.backtrace {
+        Some(backtrace) => callers(&backtrace.to_string()),
+        None => format!("{} bytes each, {}, {:?}", leak.block.size(), leak.thread, leak.stream),
+    }
+}
+
+/// A backtrace's text without the frames at its top that are the capture and the adaptors themselves. A text of
+/// another shape is kept whole.
+fn callers(backtrace: &str) -> String {
+    let is_frame = |line: &str| {
+        let number = line.trim_start().split(':').next().unwrap_or_default();
+        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let is_own = |line: &str| line.contains("std::backtrace") || line.contains("::adaptor::");
+    let lines: Vec<&str> = backtrace.lines().collect();
+    let first = lines.iter().position(|line| is_frame(line) && !is_own(line)).unwrap_or(0);
+    lines[first..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_frames_are_left_out_and_other_texts_kept() {
+        let text = "   0: std::backtrace::Backtrace::create\n             at /rust/backtrace.rs:1:1\n   \
+                    1: <alloc_core::adaptor::tracking::Tracking<A> as X>::allocate\n   2: program::load\n   3: main\n";
+        assert_eq!(callers(text), "   2: program::load\n   3: main");
+        assert_eq!(callers("<unknown>"), "<unknown>");
+        assert_eq!(callers(""), "");
+    }
+}

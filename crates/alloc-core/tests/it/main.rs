@@ -1,0 +1,4 @@
+//! Promises of this crate that are kept across modules.
+
+#[cfg(feature = "conformance")]
+mod conformance;

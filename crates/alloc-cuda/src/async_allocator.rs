@@ -1,0 +1,336 @@
+//! The driver's own stream-ordered pool behind the allocator contract.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use alloc_core::{
+    Address, AllocError, Block, BlockId, Device, DeviceAllocator, Layout, OutOfMemory, ProviderError,
+    ProviderErrorKind, ReleaseError, Statistics, Stream, StreamSet, Transfer,
+};
+
+use crate::driver::context::Attribute;
+use crate::driver::memory::PoolAttribute;
+use crate::driver::stream::Target;
+use crate::driver::{Context, Event};
+use crate::transfer::CudaTransfer;
+
+/// What the driver aligns to at least.
+const DRIVER_ALIGN: u64 = 256;
+
+/// Blocks of no bytes get addresses from here on, where no device memory can be.
+const EMPTY_BLOCKS: u64 = 1 << 63;
+
+/// `cuMemAllocAsync` and `cuMemFreeAsync` over a pool of its own that keeps its memory until it is trimmed.
+///
+/// Every call costs a driver call, which is what it is measured against; blocks may be used in graphs that capture
+/// their allocation. Blocks still in use when this is dropped are left to the driver together with the pool.
+///
+/// ```
+/// use alloc_core::{DeviceAllocator, Layout, Stream, StreamSet};
+/// use alloc_cuda::AsyncAllocator;
+///
+/// if alloc_cuda::is_available() {
+///     let allocator = AsyncAllocator::new(0)?;
+///     let block = allocator.allocate(Layout::bytes(1000)?, Stream::DEFAULT)?;
+///     // SAFETY: nothing uses the block.
+///     unsafe { allocator.release(block, Stream::DEFAULT, StreamSet::EMPTY) }?;
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct AsyncAllocator {
+    context: &'static Context,
+    transfer: &'static CudaTransfer,
+    pool: u64,
+    books: Mutex<Books>,
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    empty_blocks: BTreeSet<u64>,
+    statistics: Statistics,
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    living: Option<Living>,
+}
+
+#[derive(Clone, Debug)]
+struct Living {
+    address: u64,
+    size: u64,
+    /// What the driver gave: where it starts, and how much it is.
+    base: u64,
+    held: u64,
+    birth: Birth,
+}
+
+/// Where a block may be in use without having been declared.
+#[derive(Clone, Debug)]
+enum Birth {
+    Stream(Stream),
+    /// The stream is gone; its work until then.
+    Retired(Arc<Event>),
+    /// The stream is gone, and why its work can't be known.
+    Lost(ProviderError),
+}
+
+impl AsyncAllocator {
+    /// An allocator of the memory of the device `ordinal`.
+    ///
+    /// # Errors
+    /// [`ProviderErrorKind::Unavailable`] without CUDA, a driver or such a device,
+    /// [`ProviderErrorKind::Unsupported`] if the device has no memory pools; else what the driver reports.
+    pub fn new(ordinal: u16) -> Result<Self, ProviderError> {
+        Self::with_peers(ordinal, &[])
+    }
+
+    /// As [`AsyncAllocator::new`], with access for the devices `peers`.
+    ///
+    /// # Errors
+    /// As [`AsyncAllocator::new`], and [`ProviderErrorKind::Unsupported`] if a peer can't reach the device.
+    pub fn with_peers(ordinal: u16, peers: &[u16]) -> Result<Self, ProviderError> {
+        let context = Context::open(ordinal)?;
+        let unsupported = |call, name| ProviderError {
+            device: context.name(),
+            call,
+            code: 801,
+            name,
+            kind: ProviderErrorKind::Unsupported,
+        };
+        if !context.has(Attribute::MemoryPools)? {
+            return Err(unsupported("cuMemPoolCreate", "the device has no memory pools".into()));
+        }
+        let mut access = Vec::new();
+        for peer in peers.iter().filter(|peer| **peer != ordinal) {
+            let peer = Context::open(*peer)?;
+            if !peer.can_access(context)? {
+                return Err(unsupported("cuDeviceCanAccessPeer", "the peer can't reach the device".into()));
+            }
+            access.push(peer.device());
+        }
+        let pool = context.pool_create(&access)?;
+        Ok(Self { context, transfer: CudaTransfer::of(ordinal)?, pool, books: Mutex::default() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn figure(&self, attribute: PoolAttribute) -> u64 {
+        // SAFETY: the pool lives as long as this.
+        unsafe { self.context.pool_attribute(self.pool, attribute) }.unwrap_or(0)
+    }
+
+    fn out_of_memory(&self, requested: u64) -> AllocError {
+        let memory = self.context.memory().ok();
+        let in_use = self.lock().statistics.in_use.current;
+        let reserved = self.figure(PoolAttribute::Reserved);
+        OutOfMemory {
+            device: self.device(),
+            requested,
+            in_use,
+            reserved,
+            // The driver does not say; what it holds and could still get is the most that it can be.
+            largest_free: memory.map_or(0, |memory| memory.free) + reserved.saturating_sub(in_use),
+            parked: 0,
+            limit: None,
+            device_free: memory.map(|memory| memory.free),
+            device_total: memory.map(|memory| memory.total),
+        }
+        .into()
+    }
+
+    fn empty_block(&self, align: u64, birth: Stream) -> Result<Block, AllocError> {
+        let mut books = self.lock();
+        let mut address = EMPTY_BLOCKS;
+        while books.empty_blocks.contains(&address) {
+            address = address.checked_add(align).ok_or(AllocError::TooLarge {
+                device: self.device(),
+                requested: 0,
+                maximum: 0,
+            })?;
+        }
+        books.empty_blocks.insert(address);
+        Ok(books.enter(Living { address, size: 0, base: address, held: 0, birth: Birth::Stream(birth) }))
+    }
+
+    /// Makes `stream` come after every other stream that may use a block, then gives the block to the driver.
+    fn free(&self, living: &Living, stream: Stream, uses: &StreamSet) -> Result<(), ProviderError> {
+        let born = match &living.birth {
+            Birth::Stream(birth) => Some(*birth),
+            Birth::Retired(event) => {
+                // SAFETY: the caller of `release` names a living stream.
+                unsafe { event.make_wait(self.context, stream) }?;
+                None
+            }
+            Birth::Lost(error) => return Err(error.clone()),
+        };
+        for other in born.into_iter().filter(|born| !uses.contains(*born)).chain(uses.iter()) {
+            if other != stream {
+                // SAFETY: streams that are named to an allocator live until they are retired.
+                let event = unsafe { Event::record(self.context, other) }?;
+                // SAFETY: as above.
+                unsafe { event.make_wait(self.context, stream) }?;
+            }
+        }
+        // SAFETY: the block left the books, so it is freed once; every use comes before in the stream's order.
+        unsafe { self.context.pool_free(living.base, Target::of(stream)) }
+    }
+}
+
+impl Books {
+    fn enter(&mut self, living: Living) -> Block {
+        self.statistics.requested.add(living.size);
+        self.statistics.in_use.add(living.held);
+        let (address, size) = (living.address, living.size);
+        let index = match self.free.pop() {
+            Some(index) => index,
+            None => {
+                self.slots.push(Slot { generation: 1, living: None });
+                (self.slots.len() - 1) as u32
+            }
+        };
+        let slot = &mut self.slots[index as usize];
+        slot.living = Some(living);
+        let id = BlockId::from_bits(u64::from(slot.generation) << 32 | u64::from(index));
+        Block::from_parts(Address::new(address), size, id)
+    }
+
+    fn leave(&mut self, device: Device, block: Block) -> Result<Living, ReleaseError> {
+        let (generation, index) = ((block.id().to_bits() >> 32) as u32, block.id().to_bits() as u32);
+        let Some(slot) = self.slots.get_mut(index as usize).filter(|slot| generation <= slot.generation) else {
+            return Err(ReleaseError::Foreign { device, block });
+        };
+        if generation == 0 {
+            return Err(ReleaseError::Foreign { device, block });
+        }
+        if generation < slot.generation {
+            return Err(ReleaseError::Stale { device, block });
+        }
+        let matches = |living: &Living| living.address == block.address().get() && living.size == block.size();
+        match slot.living.take_if(|living| matches(living)) {
+            Some(living) => {
+                slot.generation += 1;
+                // A slot whose generations are used up is never used again, so no id comes twice.
+                if slot.generation < u32::MAX {
+                    self.free.push(index);
+                }
+                self.empty_blocks.remove(&living.address);
+                self.statistics.requested.sub(living.size);
+                self.statistics.in_use.sub(living.held);
+                Ok(living)
+            }
+            None => Err(ReleaseError::Foreign { device, block }),
+        }
+    }
+}
+
+impl DeviceAllocator for AsyncAllocator {
+    fn device(&self) -> Device {
+        self.context.name()
+    }
+
+    fn allocate(&self, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
+        let (size, align) = (layout.size(), layout.align().max(DRIVER_ALIGN));
+        if size == 0 {
+            return self.empty_block(align, stream);
+        }
+        // At most 2^63 - 1 + 2^63 - 256: a layout's size rounded up to its alignment fits in 63 bits.
+        let held = size + (align - DRIVER_ALIGN);
+        // SAFETY: the pool lives as long as this; a stream that is named to an allocator lives.
+        let base = match unsafe { self.context.pool_allocate(self.pool, held, Target::of(stream)) } {
+            Ok(base) => base,
+            Err(error) if error.kind == ProviderErrorKind::OutOfMemory => return Err(self.out_of_memory(size)),
+            Err(error) => return Err(error.into()),
+        };
+        let living = Living { address: base.next_multiple_of(align), size, base, held, birth: Birth::Stream(stream) };
+        let mut books = self.lock();
+        books.statistics.provider_calls.create += 1;
+        Ok(books.enter(living))
+    }
+
+    unsafe fn release(&self, block: Block, stream: Stream, uses: &StreamSet) -> Result<(), ReleaseError> {
+        let living = {
+            let mut books = self.lock();
+            let left = books.leave(self.device(), block);
+            match &left {
+                Ok(living) => books.statistics.provider_calls.release += u64::from(living.held > 0),
+                Err(_) => books.statistics.rejected_releases += 1,
+            }
+            left?
+        };
+        if living.held == 0 {
+            return Ok(());
+        }
+        self.free(&living, stream, uses).map_err(|source| {
+            self.lock().statistics.leaked += living.held;
+            tracing::warn!(%source, bytes = living.held, "a block was leaked, since its use can't be known");
+            ReleaseError::Leaked { block, source }
+        })
+    }
+
+    fn statistics(&self) -> Statistics {
+        let (current, peak) = (self.figure(PoolAttribute::Reserved), self.figure(PoolAttribute::ReservedHigh));
+        let mut statistics = self.lock().statistics;
+        statistics.reserved.current = current;
+        statistics.reserved.peak = peak.max(current);
+        statistics
+    }
+
+    fn trim(&self, keep: u64) -> u64 {
+        let before = self.figure(PoolAttribute::Reserved);
+        if before <= keep {
+            return 0;
+        }
+        // What was freed in stream order is given back only when the streams have come past it.
+        if let Err(error) = self.context.synchronize() {
+            tracing::debug!(%error, "trimming without having waited");
+        }
+        // SAFETY: the pool lives as long as this.
+        if let Err(error) = unsafe { self.context.pool_trim(self.pool, keep) } {
+            tracing::debug!(%error, "the driver's pool was not trimmed");
+        }
+        before.saturating_sub(self.figure(PoolAttribute::Reserved))
+    }
+
+    fn transfer(&self) -> &dyn Transfer {
+        self.transfer
+    }
+
+    fn retire_stream(&self, stream: Stream) {
+        let mut books = self.lock();
+        let born_there = |living: &Living| matches!(living.birth, Birth::Stream(birth) if birth == stream);
+        if !books.slots.iter().filter_map(|slot| slot.living.as_ref()).any(&born_there) {
+            return;
+        }
+        // SAFETY: the stream lives until this returns.
+        let birth = match unsafe { Event::record(self.context, stream) } {
+            Ok(event) => Birth::Retired(Arc::new(event)),
+            Err(error) => {
+                tracing::warn!(%error, "a stream was retired and its work can't be known");
+                Birth::Lost(error)
+            }
+        };
+        for living in books.slots.iter_mut().filter_map(|slot| slot.living.as_mut()).filter(|l| born_there(l)) {
+            living.birth = birth.clone();
+        }
+    }
+}
+
+impl Drop for AsyncAllocator {
+    fn drop(&mut self) {
+        let living = self.lock().slots.iter().filter(|slot| slot.living.is_some()).count();
+        if living > 0 {
+            tracing::warn!(living, device = %self.device(), "an allocator was dropped with blocks in use");
+            return;
+        }
+        // SAFETY: no block is in use and nobody else knows the pool. The driver keeps it until freed blocks are
+        // past. A failure leaves nothing to be done.
+        let _ = unsafe { self.context.pool_destroy(self.pool) };
+    }
+}

@@ -1,0 +1,255 @@
+//! The driver's start, a device's primary context, and making it current for the length of one call.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+use std::marker::PhantomData;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use alloc_core::{Device, ProviderError, ProviderErrorKind};
+
+use super::calls;
+use super::error::{check, error};
+
+/// CUDA 11.2, the first with stream-ordered allocation; 1000 × major + 10 × minor.
+const OLDEST_DRIVER: i32 = 11_020;
+
+/// `CU_STREAM_CAPTURE_MODE_RELAXED`.
+const CAPTURE_MODE_RELAXED: i32 = 2;
+
+/// A device whose primary context is retained for the rest of the process.
+#[derive(Debug)]
+pub(crate) struct Context {
+    ordinal: u16,
+    device: i32,
+    handle: u64,
+    /// Events of this context that wait to be used again.
+    pub(super) spare_events: Mutex<Vec<u64>>,
+}
+
+/// Device attributes, by the driver's numbers.
+#[derive(Clone, Copy, Debug)]
+#[repr(i32)]
+pub(crate) enum Attribute {
+    UnifiedAddressing = 41,
+    ComputeCapabilityMajor = 75,
+    ComputeCapabilityMinor = 76,
+    VirtualMemoryManagement = 102,
+    RdmaWithVirtualMemory = 110,
+    MemoryPools = 115,
+}
+
+/// Initialises the driver, once.
+fn initialise() -> Result<i32, ProviderError> {
+    static STARTED: OnceLock<Result<i32, ProviderError>> = OnceLock::new();
+    STARTED.get_or_init(start).clone()
+}
+
+fn start() -> Result<i32, ProviderError> {
+    let device = Device::cuda(0);
+    #[cfg(feature = "cuda")]
+    if let cuda_link::Driver::Missing { reason, .. } = cuda_link::load() {
+        return Err(ProviderError {
+            device,
+            call: "cuInit",
+            code: i64::from(super::error::NO_DEVICE),
+            name: Cow::Owned(format!("no CUDA driver: {reason}")),
+            kind: ProviderErrorKind::Unavailable,
+        });
+    }
+    // SAFETY: no preconditions.
+    check(device, "cuInit", unsafe { calls::cuInit(0) })?;
+    let mut version = 0;
+    // SAFETY: the out parameter is a local.
+    check(device, "cuDriverGetVersion", unsafe { calls::cuDriverGetVersion(&raw mut version) })?;
+    if version < OLDEST_DRIVER {
+        let show = |version: i32| format!("{}.{}", version / 1000, version % 1000 / 10);
+        return Err(ProviderError {
+            device,
+            call: "cuDriverGetVersion",
+            code: i64::from(version),
+            name: Cow::Owned(format!("driver is for CUDA {}, {} is needed", show(version), show(OLDEST_DRIVER))),
+            kind: ProviderErrorKind::Unavailable,
+        });
+    }
+    Ok(version)
+}
+
+/// The driver's version: 1000 × major + 10 × minor of the CUDA that it is for.
+pub(crate) fn version() -> Result<i32, ProviderError> {
+    initialise()
+}
+
+/// Number of devices.
+pub(crate) fn count() -> Result<u16, ProviderError> {
+    initialise()?;
+    let mut count = 0;
+    // SAFETY: the out parameter is a local.
+    check(Device::cuda(0), "cuDeviceGetCount", unsafe { calls::cuDeviceGetCount(&raw mut count) })?;
+    Ok(u16::try_from(count).unwrap_or(u16::MAX))
+}
+
+impl Context {
+    /// The device `ordinal`, its primary context retained on the first call.
+    pub(crate) fn open(ordinal: u16) -> Result<&'static Self, ProviderError> {
+        static OPEN: Mutex<BTreeMap<u16, &'static Context>> = Mutex::new(BTreeMap::new());
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(context) = open.get(&ordinal) {
+            return Ok(context);
+        }
+        let name = Device::cuda(ordinal);
+        initialise().map_err(|error| ProviderError { device: name, ..error })?;
+        let mut device = 0;
+        // SAFETY: the out parameter is a local.
+        check(name, "cuDeviceGet", unsafe { calls::cuDeviceGet(&raw mut device, i32::from(ordinal)) })?;
+        let mut handle = 0;
+        // SAFETY: the device was just found; the out parameter is a local. The calling thread's current context
+        // stays what it was.
+        check(name, "cuDevicePrimaryCtxRetain", unsafe { calls::cuDevicePrimaryCtxRetain(&raw mut handle, device) })?;
+        let context: &'static Self =
+            Box::leak(Box::new(Self { ordinal, device, handle, spare_events: Mutex::new(Vec::new()) }));
+        open.insert(ordinal, context);
+        Ok(context)
+    }
+
+    pub(crate) fn ordinal(&self) -> u16 {
+        self.ordinal
+    }
+
+    /// The name for errors, and of the memory.
+    pub(crate) fn name(&self) -> Device {
+        Device::cuda(self.ordinal)
+    }
+
+    /// The driver's `CUdevice`.
+    pub(crate) fn device(&self) -> i32 {
+        self.device
+    }
+
+    /// The driver's `CUcontext`.
+    pub(crate) fn handle(&self) -> u64 {
+        self.handle
+    }
+
+    pub(crate) fn check(&self, call: &'static str, code: i32) -> Result<(), ProviderError> {
+        check(self.name(), call, code)
+    }
+
+    /// Makes the context current until the guard goes.
+    pub(crate) fn enter(&self) -> Result<Current, ProviderError> {
+        Current::push(self.name(), self.handle)
+    }
+
+    /// As [`Context::enter`], and lets the calling thread do what a stream capture in progress (of any thread) would
+    /// otherwise forbid it. For calls that have nothing to do with a captured stream.
+    pub(crate) fn enter_relaxed(&self) -> Result<(Current, Relaxed), ProviderError> {
+        Ok((self.enter()?, self.relax()?))
+    }
+
+    /// The second half of [`Context::enter_relaxed`].
+    pub(crate) fn relax(&self) -> Result<Relaxed, ProviderError> {
+        let mut mode = CAPTURE_MODE_RELAXED;
+        // SAFETY: the parameter is a local that holds a mode.
+        self.check("cuThreadExchangeStreamCaptureMode", unsafe {
+            calls::cuThreadExchangeStreamCaptureMode(&raw mut mode)
+        })?;
+        Ok(Relaxed { previous: mode, thread_bound: PhantomData })
+    }
+
+    pub(crate) fn attribute(&self, attribute: Attribute) -> Result<i32, ProviderError> {
+        let mut value = 0;
+        // SAFETY: the device is open; the out parameter is a local.
+        self.check("cuDeviceGetAttribute", unsafe {
+            calls::cuDeviceGetAttribute(&raw mut value, attribute as i32, self.device)
+        })?;
+        Ok(value)
+    }
+
+    /// Whether the device has something. A driver too old to know the attribute does not have it.
+    pub(crate) fn has(&self, attribute: Attribute) -> Result<bool, ProviderError> {
+        match self.attribute(attribute) {
+            Ok(value) => Ok(value != 0),
+            Err(error) if error.kind == ProviderErrorKind::InvalidArgument => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the device is called.
+    pub(crate) fn device_name(&self) -> Result<String, ProviderError> {
+        let mut text = [0; 128];
+        // SAFETY: the buffer is a local of the length given.
+        self.check("cuDeviceGetName", unsafe {
+            calls::cuDeviceGetName(text.as_mut_ptr(), text.len() as i32, self.device)
+        })?;
+        text[text.len() - 1] = 0;
+        // SAFETY: the buffer ends with a zero byte.
+        Ok(unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy().into_owned())
+    }
+
+    /// Whether this device can reach `peer`'s memory directly.
+    pub(crate) fn can_access(&self, peer: &Self) -> Result<bool, ProviderError> {
+        let mut can = 0;
+        // SAFETY: both devices are open; the out parameter is a local.
+        self.check("cuDeviceCanAccessPeer", unsafe {
+            calls::cuDeviceCanAccessPeer(&raw mut can, self.device, peer.device)
+        })?;
+        Ok(can != 0)
+    }
+
+    /// Lets work on this device use `peer`'s `cuMemAlloc` memory directly.
+    pub(crate) fn enable_access_to(&self, peer: &Self) -> Result<(), ProviderError> {
+        let _current = self.enter_relaxed()?;
+        // SAFETY: both contexts are retained, and this one is current.
+        match unsafe { calls::cuCtxEnablePeerAccess(peer.handle, 0) } {
+            super::error::PEER_ACCESS_ALREADY_ENABLED => Ok(()),
+            code => self.check("cuCtxEnablePeerAccess", code),
+        }
+    }
+
+    /// Waits for all work of the context.
+    pub(crate) fn synchronize(&self) -> Result<(), ProviderError> {
+        let _current = self.enter_relaxed()?;
+        // SAFETY: the context is current.
+        self.check("cuCtxSynchronize", unsafe { calls::cuCtxSynchronize() })
+    }
+}
+
+/// A context that is current; the one before it is again when this goes.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Current {
+    thread_bound: PhantomData<*const ()>,
+}
+
+impl Current {
+    pub(super) fn push(device: Device, context: u64) -> Result<Self, ProviderError> {
+        // SAFETY: callers pass a context that lives: a primary one, retained for the rest of the process, or that of
+        // a stream which the caller of our API vouches for.
+        let code = unsafe { calls::cuCtxPushCurrent_v2(context) };
+        if code == 0 { Ok(Self { thread_bound: PhantomData }) } else { Err(error(device, "cuCtxPushCurrent", code)) }
+    }
+}
+
+impl Drop for Current {
+    fn drop(&mut self) {
+        let mut popped = 0;
+        // SAFETY: the context was pushed by this thread (the guard can't leave it) and guards go in reverse order.
+        // A failure means that the driver is shutting down, and there is no context to restore then.
+        let _ = unsafe { calls::cuCtxPopCurrent_v2(&raw mut popped) };
+    }
+}
+
+/// The calling thread may make calls that a capture forbids, until this goes.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Relaxed {
+    previous: i32,
+    thread_bound: PhantomData<*const ()>,
+}
+
+impl Drop for Relaxed {
+    fn drop(&mut self) {
+        // SAFETY: the field holds the mode that the driver gave for this thread.
+        let _ = unsafe { calls::cuThreadExchangeStreamCaptureMode(&raw mut self.previous) };
+    }
+}

@@ -1,0 +1,52 @@
+//! Copies and fills in stream order.
+
+use alloc_core::ProviderError;
+
+use super::calls;
+use super::context::Context;
+use super::stream::Target;
+
+impl Context {
+    /// Copies between device and page-locked memory in any direction; the driver knows an address's device.
+    ///
+    /// # Safety
+    /// Both ranges are valid until the stream has come past the copy, and nothing else conflicts with it meanwhile.
+    pub(crate) unsafe fn copy(&self, to: u64, from: u64, bytes: u64, stream: Target) -> Result<(), ProviderError> {
+        let _current = self.enter_for(stream)?;
+        // SAFETY: the caller's promise.
+        self.check("cuMemcpyAsync", unsafe { calls::cuMemcpyAsync(to, from, bytes as usize, stream.handle()) })
+    }
+
+    /// Copies between the memory of two devices, by way of the host where they can't reach each other.
+    ///
+    /// # Safety
+    /// As [`Context::copy`]; `to` is memory of `to_context`'s device, and `from` of `from_context`'s.
+    pub(crate) unsafe fn copy_peer(
+        &self,
+        (to, to_context): (u64, &Context),
+        (from, from_context): (u64, &Context),
+        bytes: u64,
+        stream: Target,
+    ) -> Result<(), ProviderError> {
+        let _current = self.enter_for(stream)?;
+        // SAFETY: the caller's promise.
+        self.check("cuMemcpyPeerAsync", unsafe {
+            calls::cuMemcpyPeerAsync(
+                to,
+                to_context.handle(),
+                from,
+                from_context.handle(),
+                bytes as usize,
+                stream.handle(),
+            )
+        })
+    }
+
+    /// # Safety
+    /// The range is valid until the stream has come past the fill, and nothing else uses it meanwhile.
+    pub(crate) unsafe fn fill(&self, to: u64, bytes: u64, value: u8, stream: Target) -> Result<(), ProviderError> {
+        let _current = self.enter_for(stream)?;
+        // SAFETY: the caller's promise.
+        self.check("cuMemsetD8Async", unsafe { calls::cuMemsetD8Async(to, value, bytes as usize, stream.handle()) })
+    }
+}

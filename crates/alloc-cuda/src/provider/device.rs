@@ -1,0 +1,210 @@
+//! Device memory: mapped pages where the device can, segments of `cuMemAlloc` where it can't.
+
+use std::borrow::Cow;
+
+use alloc_core::{
+    Address, AddressRange, Addressing, Device, DeviceMemory, MemoryProvider, ProviderError, ProviderErrorKind, Stream,
+    Transfer,
+};
+
+use crate::driver::context::Attribute;
+use crate::driver::{Context, Event};
+use crate::transfer::CudaTransfer;
+
+/// The unit of segments: what the driver itself takes from the device for small allocations.
+const SEGMENT_GRANULARITY: u64 = 2 << 20;
+
+/// What to make of a device's memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeviceOptions {
+    /// [`Addressing::Mapped`] for pages that can be moved (virtual memory management), [`Addressing::Segmented`] for
+    /// `cuMemAlloc`, `None` for the first if the device has it and else the second.
+    pub addressing: Option<Addressing>,
+    /// Ordinals of other devices whose kernels and copies are to reach the memory directly.
+    pub peers: Vec<u16>,
+}
+
+impl DeviceOptions {
+    /// Forces one kind of addressing.
+    #[must_use]
+    pub fn addressing(mut self, addressing: Addressing) -> Self {
+        self.addressing = Some(addressing);
+        self
+    }
+
+    /// Gives other devices access.
+    #[must_use]
+    pub fn peers(mut self, peers: impl IntoIterator<Item = u16>) -> Self {
+        self.peers = peers.into_iter().collect();
+        self
+    }
+}
+
+/// A piece of device memory: a physical handle, or a segment with its address.
+#[derive(Debug)]
+pub struct Physical(u64);
+
+/// The memory of one CUDA device, for [`alloc_pool::Pool`].
+///
+/// ```
+/// use alloc_core::{Addressing, MemoryProvider};
+/// use alloc_cuda::{DeviceOptions, DeviceProvider};
+///
+/// if alloc_cuda::is_available() {
+///     let provider = DeviceProvider::new(0, &DeviceOptions::default().addressing(Addressing::Segmented))?;
+///     assert_eq!(provider.addressing(), Addressing::Segmented);
+/// }
+/// # Ok::<(), alloc_core::ProviderError>(())
+/// ```
+#[derive(Debug)]
+pub struct DeviceProvider {
+    context: &'static Context,
+    transfer: &'static CudaTransfer,
+    addressing: Addressing,
+    granularity: u64,
+    rdma: bool,
+    /// The driver's numbers of the devices that can use the memory, this one first.
+    access: Vec<i32>,
+}
+
+impl DeviceProvider {
+    /// The memory of the device `ordinal`.
+    ///
+    /// # Errors
+    /// [`ProviderErrorKind::Unavailable`] without CUDA, a driver or such a device;
+    /// [`ProviderErrorKind::Unsupported`] where virtual memory management or the access of a peer is asked for and
+    /// the device can't; else what the driver reports.
+    pub fn new(ordinal: u16, options: &DeviceOptions) -> Result<Self, ProviderError> {
+        let context = Context::open(ordinal)?;
+        let can_map = context.has(Attribute::VirtualMemoryManagement)?;
+        let addressing = match options.addressing {
+            Some(Addressing::Mapped) if !can_map => {
+                return Err(unsupported(context, "cuMemCreate", "the device has no virtual memory management"));
+            }
+            Some(wanted) => wanted,
+            None if can_map => Addressing::Mapped,
+            None => Addressing::Segmented,
+        };
+        let mut access = vec![context.device()];
+        for peer in &options.peers {
+            let peer = Context::open(*peer)?;
+            if access.contains(&peer.device()) {
+                continue;
+            }
+            if !peer.can_access(context)? {
+                return Err(unsupported(context, "cuDeviceCanAccessPeer", "the peer can't reach the device"));
+            }
+            if addressing == Addressing::Segmented {
+                peer.enable_access_to(context)?;
+            }
+            access.push(peer.device());
+        }
+        let mapped = addressing == Addressing::Mapped;
+        let rdma = mapped && context.has(Attribute::RdmaWithVirtualMemory)?;
+        let granularity = if mapped { context.granularity(rdma)? } else { SEGMENT_GRANULARITY };
+        let transfer = CudaTransfer::of(ordinal)?;
+        Ok(Self { context, transfer, addressing, granularity, rdma, access })
+    }
+
+    /// Whether network cards and other devices on the bus can reach the memory (GPUDirect RDMA). Segments always can
+    /// where the device can.
+    pub fn is_rdma_capable(&self) -> bool {
+        self.rdma
+    }
+}
+
+fn unsupported(context: &Context, call: &'static str, name: &'static str) -> ProviderError {
+    ProviderError {
+        device: context.name(),
+        call,
+        code: 801,
+        name: Cow::Borrowed(name),
+        kind: ProviderErrorKind::Unsupported,
+    }
+}
+
+impl MemoryProvider for DeviceProvider {
+    type Physical = Physical;
+    type Event = Event;
+
+    fn device(&self) -> Device {
+        self.context.name()
+    }
+
+    fn addressing(&self) -> Addressing {
+        self.addressing
+    }
+
+    fn granularity(&self) -> u64 {
+        self.granularity
+    }
+
+    fn memory(&self) -> Result<DeviceMemory, ProviderError> {
+        self.context.memory()
+    }
+
+    fn reserve(&self, bytes: u64) -> Result<AddressRange, ProviderError> {
+        self.context.reserve(bytes, self.granularity).map(|start| AddressRange { start: Address::new(start), bytes })
+    }
+
+    unsafe fn unreserve(&self, range: AddressRange) -> Result<(), ProviderError> {
+        // SAFETY: the caller's promise is the one asked for.
+        unsafe { self.context.unreserve(range.start.get(), range.bytes) }
+    }
+
+    fn create(&self, bytes: u64) -> Result<Physical, ProviderError> {
+        match self.addressing {
+            Addressing::Mapped => self.context.create(bytes, self.rdma),
+            Addressing::Segmented => self.context.allocate(bytes),
+        }
+        .map(Physical)
+    }
+
+    unsafe fn release(&self, physical: Physical, _bytes: u64) -> Result<(), ProviderError> {
+        match self.addressing {
+            // SAFETY: it came from `create`, the caller says, and is consumed.
+            Addressing::Mapped => unsafe { self.context.release(physical.0) },
+            // SAFETY: as above; no work uses the segment.
+            Addressing::Segmented => unsafe { self.context.free(physical.0) },
+        }
+    }
+
+    unsafe fn map(&self, at: Address, physical: &Physical, bytes: u64) -> Result<(), ProviderError> {
+        // SAFETY: the caller's promise is the one asked for.
+        unsafe { self.context.map(at.get(), bytes, physical.0, &self.access) }
+    }
+
+    unsafe fn unmap(&self, at: Address, bytes: u64) -> Result<(), ProviderError> {
+        // SAFETY: the caller's promise is the one asked for.
+        unsafe { self.context.unmap(at.get(), bytes) }
+    }
+
+    fn segment_address(&self, physical: &Physical) -> Address {
+        Address::new(physical.0)
+    }
+
+    fn record(&self, stream: Stream) -> Result<Option<Event>, ProviderError> {
+        super::record(self.context, stream)
+    }
+
+    fn is_complete(&self, event: &Event) -> Result<bool, ProviderError> {
+        event.is_complete()
+    }
+
+    fn make_wait(&self, stream: Stream, event: &Event) -> Result<(), ProviderError> {
+        super::make_wait(self.context, stream, event)
+    }
+
+    fn synchronize(&self, event: &Event) -> Result<(), ProviderError> {
+        event.synchronize()
+    }
+
+    fn is_capturing(&self, stream: Stream) -> Result<bool, ProviderError> {
+        super::is_capturing(self.context, stream)
+    }
+
+    fn transfer(&self) -> &dyn Transfer {
+        self.transfer
+    }
+}

@@ -1,0 +1,163 @@
+//! Copies and fills: between devices, between devices and the host, page-locked or not.
+
+mod staging;
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use alloc_core::{Device, DeviceKind, Place, ProviderError, Stream, Transfer, TransferError};
+
+use crate::driver::error::{STREAM_CAPTURE_UNSUPPORTED, error};
+use crate::driver::stream::{PER_THREAD, Target};
+use crate::driver::{Context, Event};
+use staging::Staging;
+
+/// Copies and fills on the streams of one CUDA device, to and from any device and the host.
+///
+/// Copies of pageable memory (the kind [`DeviceKind::CPU`]) go through chunks of page-locked memory that several
+/// threads fill or empty, so that they run near the speed of the link; when the call returns, the pageable side has
+/// been read or written. They can't be part of a stream capture. Copies between devices go directly where the
+/// devices reach each other, and otherwise the way that the driver finds.
+///
+/// ```
+/// use alloc_core::{Device, Transfer};
+/// use alloc_cuda::CudaTransfer;
+///
+/// if alloc_cuda::is_available() {
+///     let transfer = CudaTransfer::of(0)?;
+///     assert!(transfer.can_copy(Device::CPU, Device::cuda(0)));
+/// }
+/// # Ok::<(), alloc_core::ProviderError>(())
+/// ```
+#[derive(Debug)]
+pub struct CudaTransfer {
+    context: &'static Context,
+    staging: Staging,
+}
+
+impl CudaTransfer {
+    /// The transfer of a device: one for the whole process.
+    ///
+    /// # Errors
+    /// [`ProviderErrorKind::Unavailable`](alloc_core::ProviderErrorKind::Unavailable) without CUDA, a driver or such
+    /// a device; else what the driver reports.
+    pub fn of(ordinal: u16) -> Result<&'static Self, ProviderError> {
+        static ALL: Mutex<BTreeMap<u16, &'static CudaTransfer>> = Mutex::new(BTreeMap::new());
+        let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(transfer) = all.get(&ordinal) {
+            return Ok(transfer);
+        }
+        let context = Context::open(ordinal)?;
+        let transfer: &'static Self = Box::leak(Box::new(Self { context, staging: Staging::new(context) }));
+        all.insert(ordinal, transfer);
+        Ok(transfer)
+    }
+
+    fn refuse_capture(&self, stream: Stream) -> Result<(), ProviderError> {
+        // SAFETY: the caller of every copy says that the stream lives.
+        if unsafe { self.context.stream_is_capturing(Target::of(stream)) }? {
+            return Err(error(self.context.name(), "cuMemcpyAsync", STREAM_CAPTURE_UNSUPPORTED));
+        }
+        Ok(())
+    }
+
+    /// Waits for a stream's work, so that the host itself may touch what the work uses.
+    fn wait_on_host(&self, stream: Stream) -> Result<(), ProviderError> {
+        self.refuse_capture(stream)?;
+        // SAFETY: the caller of every copy says that the stream lives.
+        unsafe { self.context.stream_synchronize(Target::of(stream)) }
+    }
+}
+
+fn is_ours(device: Device) -> bool {
+    matches!(device.kind(), DeviceKind::CUDA | DeviceKind::CUDA_PINNED)
+}
+
+impl Transfer for CudaTransfer {
+    fn can_copy(&self, from: Device, to: Device) -> bool {
+        let known =
+            |device: Device| device == Device::CPU || is_ours(device) && Context::open(device.ordinal()).is_ok();
+        (is_ours(from) || is_ours(to)) && known(from) && known(to)
+    }
+
+    unsafe fn copy(&self, from: Place, to: Place, bytes: u64, stream: Stream) -> Result<(), TransferError> {
+        if !self.can_copy(from.device, to.device) {
+            return Err(TransferError::Unsupported { from: from.device, to: to.device });
+        }
+        if bytes == 0 {
+            return Ok(());
+        }
+        let (source, target) = (from.address.get(), to.address.get());
+        match (from.device.kind(), to.device.kind()) {
+            (DeviceKind::CPU, DeviceKind::CUDA) => {
+                self.refuse_capture(stream)?;
+                // SAFETY: the caller says that both ranges are valid.
+                unsafe { self.staging.upload(source, target, bytes, stream) }?;
+            }
+            (DeviceKind::CUDA, DeviceKind::CPU) => {
+                self.refuse_capture(stream)?;
+                // SAFETY: the caller says that both ranges are valid.
+                unsafe { self.staging.download(source, target, bytes, stream) }?;
+            }
+            (DeviceKind::CPU, _) | (_, DeviceKind::CPU) => {
+                self.wait_on_host(stream)?;
+                // SAFETY: both are host memory, valid and apart, the caller says; the stream's work is done.
+                unsafe { std::ptr::copy_nonoverlapping(source as *const u8, target as *mut u8, bytes as usize) };
+            }
+            (DeviceKind::CUDA, DeviceKind::CUDA) if from.device != to.device => {
+                let (source_context, target_context) =
+                    (Context::open(from.device.ordinal())?, Context::open(to.device.ordinal())?);
+                // SAFETY: the caller's promise; each address is of the device named with it.
+                unsafe {
+                    self.context.copy_peer(
+                        (target, target_context),
+                        (source, source_context),
+                        bytes,
+                        Target::of(stream),
+                    )
+                }?;
+            }
+            // SAFETY: the caller's promise; both are memory that the driver knows.
+            _ => unsafe { self.context.copy(target, source, bytes, Target::of(stream)) }?,
+        }
+        Ok(())
+    }
+
+    unsafe fn fill(&self, to: Place, bytes: u64, value: u8, stream: Stream) -> Result<(), TransferError> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        if is_ours(to.device) {
+            // SAFETY: the caller's promise.
+            unsafe { self.context.fill(to.address.get(), bytes, value, Target::of(stream)) }?;
+            return Ok(());
+        }
+        if to.device != Device::CPU {
+            return Err(TransferError::Unsupported { from: self.context.name(), to: to.device });
+        }
+        self.wait_on_host(stream)?;
+        // SAFETY: the range is host memory and valid, the caller says; the stream's work is done.
+        unsafe { std::ptr::write_bytes(to.address.get() as *mut u8, value, bytes as usize) };
+        Ok(())
+    }
+
+    fn synchronize(&self, stream: Stream) -> Result<(), TransferError> {
+        // SAFETY: whoever names a stream says that it lives.
+        unsafe { self.context.stream_synchronize(Target::of(stream)) }?;
+        Ok(())
+    }
+
+    fn order_after(&self, stream: Stream, earlier: Stream) -> Result<(), TransferError> {
+        if stream != earlier {
+            // SAFETY: whoever names a stream says that it lives.
+            let event = unsafe { Event::record(self.context, earlier) }?;
+            // SAFETY: as above.
+            unsafe { event.make_wait(self.context, stream) }?;
+        }
+        Ok(())
+    }
+
+    fn shares_stream(&self, stream: Stream, device: Device) -> bool {
+        is_ours(device) && (stream.handle() > PER_THREAD || device.ordinal() == self.context.ordinal())
+    }
+}

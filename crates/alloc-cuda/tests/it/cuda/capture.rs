@@ -1,0 +1,184 @@
+//! Stream capture: nothing illegal is called, and what a graph uses stays.
+
+use std::sync::Arc;
+
+use alloc_core::{Address, Device, DeviceAllocator, Place, ProviderErrorKind, StreamSet, Transfer, TransferError};
+use alloc_cuda::{CaptureError, CudaStream, CudaTransfer, DeviceOptions};
+use alloc_pool::PoolConfig;
+
+use super::harness::{Living, any_device, bytes, fake, release};
+
+type Error = Box<dyn std::error::Error>;
+
+fn read(place: Place, length: usize, stream: &CudaStream) -> Vec<u8> {
+    let mut memory = vec![0; length];
+    let host = Place { device: Device::CPU, address: Address::new(memory.as_mut_ptr() as u64) };
+    // SAFETY: both places are valid.
+    unsafe { CudaTransfer::of(0).unwrap().copy(place, host, length as u64, stream.stream()) }.unwrap();
+    memory
+}
+
+#[test]
+fn a_graph_runs_as_often_as_it_is_launched() {
+    let _device = any_device();
+    let pool = alloc_cuda::device_pool(0, &DeviceOptions::default(), PoolConfig::default()).unwrap();
+    let transfer = CudaTransfer::of(0).unwrap();
+    let stream = CudaStream::new(0).unwrap();
+    let out = pool.allocate(bytes(1 << 20), stream.stream()).unwrap();
+    let out_place = Place { device: pool.device(), address: out.address() };
+    let (graph, ()) = stream
+        .capture(|recorder| -> Result<(), Error> {
+            let memory = recorder.allocator(Arc::clone(&pool).into());
+            // The pool grows during the capture.
+            let scratch = memory.allocate(bytes(1 << 20), stream.stream())?;
+            let scratch_place = Place { device: pool.device(), address: scratch.address() };
+            // SAFETY: the graph keeps the block, and `out` lives longer than it.
+            unsafe {
+                transfer.fill(scratch_place, 1 << 20, 0x5A, stream.stream())?;
+                transfer.copy(scratch_place, out_place, 1 << 20, stream.stream())?;
+                memory.release(scratch, stream.stream(), StreamSet::EMPTY)?;
+            }
+            Ok(())
+        })
+        .unwrap();
+    for _ in 0..3 {
+        // SAFETY: the place is valid.
+        unsafe { transfer.fill(out_place, 1 << 20, 0, stream.stream()) }.unwrap();
+        graph.launch(&stream).unwrap();
+        assert!(read(out_place, 1 << 20, &stream).iter().all(|byte| *byte == 0x5A));
+    }
+    drop(graph);
+    release(&*pool, out, stream.stream());
+    pool.trim(0);
+    assert_eq!(pool.statistics().in_use.current, 0);
+    assert_eq!(pool.statistics().reserved.current, 0);
+}
+
+#[test]
+fn nothing_that_a_capture_forbids_is_called() {
+    let Some(fake) = fake() else { return };
+    let config = PoolConfig { limit: Some(64 << 20), ..PoolConfig::default() };
+    let pool = alloc_cuda::device_pool(0, &DeviceOptions::default(), config).unwrap();
+    let [stream, other] = [(); 2].map(|()| CudaStream::new(0).unwrap());
+    // Parked and foreign blocks, so that the pool has events to ask about.
+    let mut uses = StreamSet::new();
+    uses.insert(other.stream());
+    for _ in 0..4 {
+        let block = pool.allocate(bytes(8 << 20), stream.stream()).unwrap();
+        // SAFETY: the use is declared.
+        unsafe { pool.release(block, stream.stream(), &uses) }.unwrap();
+    }
+    let foreign = pool.allocate(bytes(16 << 20), other.stream()).unwrap();
+    release(&*pool, foreign, other.stream());
+    let (graph, blocks) = stream
+        .capture(|recorder| -> Result<_, Error> {
+            let memory = recorder.allocator(Arc::clone(&pool).into());
+            let mut blocks = Vec::new();
+            for _ in 0..6 {
+                blocks.push(memory.allocate(bytes(8 << 20), stream.stream())?);
+            }
+            // A thread that has nothing to do with the capture.
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let block = pool.allocate(bytes(1 << 20), other.stream()).unwrap();
+                    release(&*pool, block, other.stream());
+                });
+            });
+            Ok(blocks)
+        })
+        .unwrap();
+    assert_eq!(fake.violations(), Vec::<String>::new());
+    drop(graph);
+    for block in blocks {
+        release(&*pool, block, stream.stream());
+    }
+}
+
+#[test]
+fn what_a_graph_keeps_goes_after_its_last_launch() {
+    let Some(fake) = fake() else { return };
+    let pool = alloc_cuda::device_pool(0, &DeviceOptions::default(), PoolConfig::default()).unwrap();
+    let [stream, launcher] = [(); 2].map(|()| CudaStream::new(0).unwrap());
+    let graphs = fake.living(Living::Graphs);
+    let transfer = CudaTransfer::of(0).unwrap();
+    let kept = Arc::new(());
+    let (graph, ()) = stream
+        .capture(|recorder| -> Result<(), Error> {
+            let memory = recorder.allocator(Arc::clone(&pool).into());
+            let block = memory.allocate(bytes(1 << 20), stream.stream())?;
+            let place = Place { device: pool.device(), address: block.address() };
+            recorder.keep(Arc::clone(&kept));
+            // SAFETY: the graph keeps the block.
+            unsafe {
+                transfer.fill(place, 1 << 20, 1, stream.stream())?;
+                memory.release(block, stream.stream(), StreamSet::EMPTY)?;
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(Arc::strong_count(&kept), 2);
+    assert!(pool.statistics().requested.current >= 1 << 20, "released, but the graph has it");
+    fake.hold(launcher.stream());
+    graph.launch(&launcher).unwrap();
+    assert!(fake.pending(launcher.stream()) > 0);
+    drop(graph);
+    assert_eq!(fake.pending(launcher.stream()), 0, "dropping the graph waits for its launches");
+    assert_eq!(Arc::strong_count(&kept), 1);
+    assert_eq!(pool.statistics().requested.current, 0);
+    assert_eq!(fake.living(Living::Graphs), graphs);
+}
+
+#[test]
+fn a_failed_capture_leaves_a_stream_that_works() {
+    let Some(fake) = fake() else { return };
+    let stream = CudaStream::new(0).unwrap();
+    let graphs = fake.living(Living::Graphs);
+    let failed = stream.capture(|_| Err::<(), _>("no")).unwrap_err();
+    assert_eq!(failed, CaptureError::Work("no"));
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _ = stream.capture(|_| -> Result<(), Error> { panic!("on purpose") });
+    }));
+    assert!(panicked.is_err());
+    fake.fail("cuGraphInstantiateWithFlags", 0, 2);
+    let failed = stream.capture(|_| Ok::<_, ()>(())).unwrap_err();
+    assert!(matches!(failed, CaptureError::Driver(error) if error.kind == ProviderErrorKind::OutOfMemory));
+    assert!(!stream.is_capturing().unwrap());
+    stream.synchronize().unwrap();
+    assert_eq!(fake.living(Living::Graphs), graphs);
+}
+
+#[test]
+fn the_legacy_stream_can_t_be_captured() {
+    let _device = any_device();
+    let stream = CudaStream::legacy_default(0).unwrap();
+    let error = stream.capture(|_| Ok::<_, ()>(())).unwrap_err();
+    assert!(matches!(error, CaptureError::Driver(error) if error.call == "cuStreamBeginCapture"));
+}
+
+#[test]
+fn pageable_memory_in_a_capture_is_refused_and_harms_nothing() {
+    let _device = any_device();
+    let pool = alloc_cuda::device_pool(0, &DeviceOptions::default(), PoolConfig::default()).unwrap();
+    let transfer = CudaTransfer::of(0).unwrap();
+    let stream = CudaStream::new(0).unwrap();
+    let block = pool.allocate(bytes(4096), stream.stream()).unwrap();
+    let place = Place { device: pool.device(), address: block.address() };
+    let mut memory = vec![0_u8; 4096];
+    let host = Place { device: Device::CPU, address: Address::new(memory.as_mut_ptr() as u64) };
+    let (graph, ()) = stream
+        .capture(|_| {
+            for (from, to) in [(host, place), (place, host)] {
+                // SAFETY: the places are valid.
+                let refused = unsafe { transfer.copy(from, to, 4096, stream.stream()) };
+                let Err(TransferError::Provider(error)) = refused else { panic!("{refused:?}") };
+                assert_eq!((error.kind, error.code), (ProviderErrorKind::Unsupported, 900));
+            }
+            // SAFETY: the block lives longer than the graph.
+            unsafe { transfer.fill(place, 4096, 3, stream.stream()) }
+        })
+        .unwrap();
+    graph.launch(&stream).unwrap();
+    assert_eq!(read(place, 4096, &stream), vec![3; 4096]);
+    drop(graph);
+    release(&*pool, block, stream.stream());
+}

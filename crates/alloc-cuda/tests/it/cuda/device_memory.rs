@@ -1,0 +1,99 @@
+//! Device memory through the pool: calls pair up, and both kinds of addressing give everything back.
+
+use alloc_core::{Addressing, DeviceAllocator, MemoryProvider, ProviderErrorKind};
+use alloc_cuda::{CudaStream, DeviceOptions, DeviceProvider};
+use alloc_pool::PoolConfig;
+
+use super::harness::{Fake, Living, bytes, fake, release};
+
+fn traffic(pool: &dyn DeviceAllocator, streams: &[CudaStream]) {
+    let mut blocks = Vec::new();
+    for round in 0..400_u64 {
+        let stream = streams[round as usize % streams.len()].stream();
+        let size = 1 << (9 + round % 15);
+        blocks.push((pool.allocate(bytes(size + round), stream).unwrap(), stream));
+        if round % 3 == 0 {
+            let (block, stream) = blocks.swap_remove((round as usize * 7) % blocks.len());
+            release(pool, block, stream);
+        }
+        if blocks.len() > 30 {
+            let (block, stream) = blocks.swap_remove(0);
+            release(pool, block, stream);
+        }
+    }
+    for (block, stream) in blocks {
+        release(pool, block, stream);
+    }
+}
+
+fn nothing_left(fake: &Fake) {
+    for kind in [Living::Reservations, Living::Physical, Living::Mappings, Living::Allocations] {
+        assert_eq!(fake.living(kind), 0, "{kind:?}");
+    }
+}
+
+#[test]
+fn mapped_pages_pair_up() {
+    let Some(fake) = fake() else { return };
+    let used = fake.used(0);
+    let streams = [(); 2].map(|()| CudaStream::new(0).unwrap());
+    let options = DeviceOptions::default().addressing(Addressing::Mapped);
+    let pool = alloc_cuda::device_pool(0, &options, PoolConfig::default()).unwrap();
+    traffic(&*pool, &streams);
+    assert!(fake.calls("cuMemCreate") > 0 && fake.calls("cuMemAlloc_v2") == 0);
+    assert_eq!(fake.calls("cuMemMap"), fake.calls("cuMemSetAccess"));
+    pool.trim(0);
+    assert_eq!(pool.statistics().reserved.current, 0);
+    assert_eq!((fake.used(0), fake.living(Living::Physical)), (used, 0));
+    drop(pool);
+    nothing_left(&fake);
+    assert_eq!(fake.calls("cuMemCreate"), fake.calls("cuMemRelease"));
+    assert_eq!(fake.calls("cuMemMap"), fake.calls("cuMemUnmap"));
+    assert_eq!(fake.calls("cuMemAddressReserve"), fake.calls("cuMemAddressFree"));
+}
+
+#[test]
+fn segments_pair_up() {
+    let Some(fake) = fake() else { return };
+    let streams = [(); 2].map(|()| CudaStream::new(0).unwrap());
+    let options = DeviceOptions::default().addressing(Addressing::Segmented);
+    let pool = alloc_cuda::device_pool(0, &options, PoolConfig::default()).unwrap();
+    traffic(&*pool, &streams);
+    assert!(fake.calls("cuMemAlloc_v2") > 0 && fake.calls("cuMemCreate") == 0);
+    drop(pool);
+    nothing_left(&fake);
+    assert_eq!(fake.calls("cuMemAlloc_v2"), fake.calls("cuMemFree_v2"));
+}
+
+#[test]
+fn a_device_without_virtual_memory_gets_segments() {
+    let Some(fake) = fake() else { return };
+    let provider = DeviceProvider::new(2, &DeviceOptions::default()).unwrap();
+    assert_eq!(provider.addressing(), Addressing::Segmented);
+    let forced = DeviceProvider::new(2, &DeviceOptions::default().addressing(Addressing::Mapped)).unwrap_err();
+    assert_eq!((forced.kind, forced.device.ordinal()), (ProviderErrorKind::Unsupported, 2));
+    let streams = [CudaStream::new(2).unwrap()];
+    let pool = alloc_cuda::device_pool(2, &DeviceOptions::default(), PoolConfig::default()).unwrap();
+    traffic(&*pool, &streams);
+    drop(pool);
+    nothing_left(&fake);
+}
+
+#[test]
+fn pages_are_marked_for_rdma_where_the_device_can() {
+    let Some(_fake) = fake() else { return };
+    assert!(DeviceProvider::new(0, &DeviceOptions::default()).unwrap().is_rdma_capable());
+    assert!(!DeviceProvider::new(2, &DeviceOptions::default()).unwrap().is_rdma_capable());
+}
+
+#[test]
+fn a_warm_pool_makes_no_driver_calls() {
+    let Some(fake) = fake() else { return };
+    let stream = [CudaStream::new(0).unwrap()];
+    let pool = alloc_cuda::device_pool(0, &DeviceOptions::default(), PoolConfig::default()).unwrap();
+    traffic(&*pool, &stream);
+    traffic(&*pool, &stream);
+    fake.clear();
+    traffic(&*pool, &stream);
+    assert_eq!(fake.log(), []);
+}

@@ -1,0 +1,91 @@
+//! What the driver's codes become.
+
+use alloc_core::{AllocError, DeviceAllocator, MemoryProvider, ProviderErrorKind, Stream};
+use alloc_cuda::{CudaStream, DeviceOptions, DeviceProvider};
+use alloc_pool::PoolConfig;
+
+use super::harness::{bytes, fake, release};
+
+#[test]
+fn a_code_that_nobody_knows_keeps_its_number() {
+    let Some(fake) = fake() else { return };
+    let provider = DeviceProvider::new(0, &DeviceOptions::default()).unwrap();
+    fake.fail("cuMemCreate", 0, 54_321);
+    let error = provider.create(2 << 20).unwrap_err();
+    assert_eq!((error.call, error.code, &*error.name), ("cuMemCreate", 54_321, "CUDA_ERROR_54321"));
+    assert_eq!(error.kind, ProviderErrorKind::Other);
+    assert_eq!(error.to_string(), "cuMemCreate failed on cuda:0: CUDA_ERROR_54321 (54321), Other");
+}
+
+#[test]
+fn memory_arguments_and_broken_contexts_are_told_apart() {
+    let Some(fake) = fake() else { return };
+    let provider = DeviceProvider::new(0, &DeviceOptions::default()).unwrap();
+    let cases = [
+        (1, ProviderErrorKind::InvalidArgument, "CUDA_ERROR_INVALID_VALUE"),
+        (2, ProviderErrorKind::OutOfMemory, "CUDA_ERROR_OUT_OF_MEMORY"),
+        (700, ProviderErrorKind::Poisoned, "CUDA_ERROR_ILLEGAL_ADDRESS"),
+        (719, ProviderErrorKind::Poisoned, "CUDA_ERROR_LAUNCH_FAILED"),
+        (801, ProviderErrorKind::Unsupported, "CUDA_ERROR_NOT_SUPPORTED"),
+    ];
+    for (code, kind, name) in cases {
+        fake.fail("cuMemCreate", 0, code);
+        let error = provider.create(2 << 20).unwrap_err();
+        assert_eq!((error.kind, error.code, &*error.name), (kind, i64::from(code), name));
+    }
+}
+
+#[test]
+fn a_poisoned_context_fails_every_call_and_nothing_is_reused() {
+    let Some(fake) = fake() else { return };
+    let pool = alloc_cuda::device_pool(1, &DeviceOptions::default(), PoolConfig::default()).unwrap();
+    let [one, two] = [(); 2].map(|()| CudaStream::new(1).unwrap());
+    let block = pool.allocate(bytes(4 << 20), one.stream()).unwrap();
+    release(&*pool, block, one.stream());
+    fake.poison(1, 719);
+    assert_eq!(one.synchronize().unwrap_err().kind, ProviderErrorKind::Poisoned);
+    // Another stream can't have the block: whether the first is done with it can't be known.
+    let error = pool.allocate(bytes(4 << 20), two.stream()).unwrap_err();
+    let AllocError::Provider(error) = error else { panic!("{error}") };
+    assert_eq!(error.kind, ProviderErrorKind::Poisoned);
+    fake.poison(1, 0);
+}
+
+#[test]
+fn running_out_carries_the_true_figures_a_hundred_times() {
+    let Some(fake) = fake() else { return };
+    let pool = alloc_cuda::device_pool(0, &DeviceOptions::default(), PoolConfig::default()).unwrap();
+    let stream = CudaStream::new(0).unwrap();
+    let before = fake.used(0);
+    for _ in 0..100 {
+        let mut blocks = Vec::new();
+        let error = loop {
+            match pool.allocate(bytes(64 << 20), stream.stream()) {
+                Ok(block) => blocks.push(block),
+                Err(error) => break error,
+            }
+        };
+        let AllocError::OutOfMemory(error) = error else { panic!("{error}") };
+        assert_eq!(blocks.len() as u64, ((1 << 30) - before) / (64 << 20));
+        assert_eq!((error.requested, error.in_use), (64 << 20, (64 << 20) * blocks.len() as u64));
+        assert_eq!(error.reserved + before, fake.used(0));
+        assert_eq!(error.device_free, Some((1 << 30) - fake.used(0)));
+        assert_eq!(error.device_total, Some(1 << 30));
+        for block in blocks {
+            release(&*pool, block, stream.stream());
+        }
+    }
+    pool.trim(0);
+    assert_eq!(pool.statistics().reserved.current, 0);
+    assert_eq!(fake.used(0), before);
+}
+
+#[test]
+fn plain_default_streams_need_no_stream_of_ours() {
+    let Some(_fake) = fake() else { return };
+    let pool = alloc_cuda::device_pool(0, &DeviceOptions::default(), PoolConfig::default()).unwrap();
+    for stream in [Stream::DEFAULT, Stream::from_raw(1), Stream::from_raw(2)] {
+        let block = pool.allocate(bytes(1 << 20), stream).unwrap();
+        release(&*pool, block, stream);
+    }
+}

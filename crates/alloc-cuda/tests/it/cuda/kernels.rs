@@ -1,0 +1,89 @@
+//! The kernels of the tests.
+
+use std::ffi::CString;
+
+use alloc_core::{Address, Block, Device, DeviceAllocator, Place, Transfer};
+use alloc_cuda::{Argument, CudaStream, CudaTransfer, Kernel, Module};
+
+use super::harness::{any_device, bytes, release};
+
+/// Kernels that write late and check what they find, and the count of what they found wrong.
+pub struct Kernels {
+    fill: Kernel,
+    count: Kernel,
+    counter: u64,
+}
+
+const GRID: (u32, u32) = (32, 256);
+
+impl Kernels {
+    /// `counter` is eight bytes of device memory.
+    pub fn new(counter: Block, stream: &CudaStream) -> Self {
+        let text = CString::new(include_str!("kernels.ptx")).unwrap();
+        let module = Module::from_ptx(0, &text).unwrap();
+        let place = Place { device: Device::cuda(0), address: counter.address() };
+        // SAFETY: the block is ours.
+        unsafe { CudaTransfer::of(0).unwrap().fill(place, 8, 0, stream.stream()) }.unwrap();
+        stream.synchronize().unwrap();
+        Self {
+            fill: module.kernel(c"fill_after_delay").unwrap(),
+            count: module.kernel(c"count_mismatches").unwrap(),
+            counter: counter.address().get(),
+        }
+    }
+
+    /// Waits for some cycles of the device's clock, then writes `value` everywhere.
+    pub fn fill(&self, block: Block, value: u32, cycles: u64, stream: &CudaStream) {
+        let words = block.size() / 4;
+        let arguments = [
+            Argument::U64(block.address().get()),
+            Argument::U64(words),
+            Argument::U32(value),
+            Argument::U64(cycles),
+        ];
+        // SAFETY: the arguments are those of the kernel; the block is in use on the stream.
+        unsafe { self.fill.launch(stream, GRID, &arguments) }.unwrap();
+    }
+
+    /// Counts words other than `value`.
+    pub fn check(&self, block: Block, value: u32, stream: &CudaStream) {
+        let words = block.size() / 4;
+        let arguments = [
+            Argument::U64(block.address().get()),
+            Argument::U64(words),
+            Argument::U32(value),
+            Argument::U64(self.counter),
+        ];
+        // SAFETY: the arguments are those of the kernel; the block is in use on the stream.
+        unsafe { self.count.launch(stream, GRID, &arguments) }.unwrap();
+    }
+
+    /// Words found wrong so far, once all streams were waited for.
+    pub fn mismatches(&self, stream: &CudaStream) -> u64 {
+        let mut count = [0_u8; 8];
+        let from = Place { device: Device::cuda(0), address: Address::new(self.counter) };
+        let to = Place { device: Device::CPU, address: Address::new(count.as_mut_ptr() as u64) };
+        // SAFETY: both places are eight bytes.
+        unsafe { CudaTransfer::of(0).unwrap().copy(from, to, 8, stream.stream()) }.unwrap();
+        u64::from_le_bytes(count)
+    }
+}
+
+#[test]
+fn the_kernels_write_and_find() {
+    let _device = any_device();
+    let pool = alloc_cuda::global(0).unwrap();
+    let stream = CudaStream::new(0).unwrap();
+    let counter = pool.allocate(bytes(8), stream.stream()).unwrap();
+    let kernels = Kernels::new(counter, &stream);
+    let block = pool.allocate(bytes(1_000_004), stream.stream()).unwrap();
+    kernels.fill(block, 7, 1000, &stream);
+    kernels.check(block, 7, &stream);
+    assert_eq!(kernels.mismatches(&stream), 0);
+    kernels.check(block, 8, &stream);
+    assert_eq!(kernels.mismatches(&stream), 250_001);
+    drop(kernels);
+    for block in [block, counter] {
+        release(pool, block, stream.stream());
+    }
+}

@@ -1,0 +1,155 @@
+//! Streams: owned, kept, borrowed, default, and of contexts that are not ours.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use alloc_core::{DeviceAllocator, Stream, StreamSet, Transfer};
+use alloc_cuda::{CudaStream, CudaTransfer, DeviceOptions};
+use alloc_pool::PoolConfig;
+
+use super::harness::{Living, any_device, bytes, fake, release};
+
+#[test]
+fn an_owned_stream_is_destroyed_once_and_retired_before() {
+    let Some(fake) = fake() else { return };
+    let pool = alloc_cuda::device_pool(0, &DeviceOptions::default(), PoolConfig::default()).unwrap();
+    let living = fake.living(Living::Streams);
+    let stream = CudaStream::new(0).unwrap();
+    assert_eq!(fake.living(Living::Streams), living + 1);
+    let block = pool.allocate(bytes(8 << 20), stream.stream()).unwrap();
+    release(&*pool, block, stream.stream());
+    drop(stream);
+    assert_eq!(fake.living(Living::Streams), living);
+    // What was cached for it serves others, and no call names the dead stream: the fake would say so.
+    let other = CudaStream::new(0).unwrap();
+    let grown = fake.calls("cuMemCreate");
+    let block = pool.allocate(bytes(8 << 20), other.stream()).unwrap();
+    assert_eq!(fake.calls("cuMemCreate"), grown);
+    release(&*pool, block, other.stream());
+}
+
+#[test]
+fn streams_with_one_handle_are_told_apart() {
+    let Some(_fake) = fake() else { return };
+    let first = CudaStream::new(0).unwrap();
+    let named = first.stream();
+    drop(first);
+    let second = CudaStream::new(0).unwrap();
+    assert_eq!(second.handle(), named.handle(), "the driver uses handles again");
+    assert_ne!(second.stream(), named);
+}
+
+#[test]
+fn a_kept_stream_is_retired_before_its_owner_goes() {
+    let Some(fake) = fake() else { return };
+    struct Owner(CudaStream, Arc<AtomicBool>);
+    impl Drop for Owner {
+        fn drop(&mut self) {
+            self.1.store(true, Ordering::Relaxed);
+        }
+    }
+    let gone = Arc::new(AtomicBool::new(false));
+    let pool = alloc_cuda::device_pool(0, &DeviceOptions::default(), PoolConfig::default()).unwrap();
+    let owned = CudaStream::new(0).unwrap();
+    let handle = owned.handle();
+    let owner = Box::new(Owner(owned, Arc::clone(&gone)));
+    // SAFETY: the owner owns the stream.
+    let kept = unsafe { CudaStream::from_raw_kept(0, handle, owner) }.unwrap();
+    let block = pool.allocate(bytes(3 << 20), kept.stream()).unwrap();
+    release(&*pool, block, kept.stream());
+    drop(kept);
+    assert!(gone.load(Ordering::Relaxed));
+    let block = pool.allocate(bytes(3 << 20), Stream::DEFAULT).unwrap();
+    release(&*pool, block, Stream::DEFAULT);
+    drop(fake);
+}
+
+#[test]
+fn a_stream_of_cust_is_one_of_ours() {
+    let Some(fake) = fake() else { return };
+    let living = fake.living(Living::Streams);
+    let mut context = std::ptr::null_mut();
+    // SAFETY: the driver is loaded, the parameters are a valid device and locals.
+    unsafe {
+        let _ = cust::sys::cuDevicePrimaryCtxRetain(&raw mut context, 0);
+        let _ = cust::sys::cuCtxPushCurrent_v2(context);
+    }
+    let theirs = cust::stream::Stream::new(cust::stream::StreamFlags::NON_BLOCKING, None).unwrap();
+    let handle = theirs.as_inner() as u64;
+    let stream = CudaStream::from_cust(0, theirs).unwrap();
+    assert_eq!(stream.handle(), handle);
+    let block = alloc_cuda::global(0).unwrap().allocate(bytes(1 << 20), stream.stream()).unwrap();
+    release(alloc_cuda::global(0).unwrap(), block, stream.stream());
+    drop(stream);
+    assert_eq!(fake.living(Living::Streams), living);
+    // SAFETY: the context was pushed above.
+    unsafe {
+        let _ = cust::sys::cuCtxPopCurrent_v2(&raw mut context);
+    }
+}
+
+#[test]
+fn per_thread_default_streams_differ_by_thread() {
+    let _device = any_device();
+    let here = CudaStream::per_thread_default(0).unwrap().stream();
+    let there = std::thread::spawn(|| CudaStream::per_thread_default(0).unwrap().stream()).join().unwrap();
+    assert_eq!((here.handle(), there.handle()), (2, 2));
+    assert_ne!(here, there);
+    assert_eq!(here, CudaStream::per_thread_default(0).unwrap().stream());
+}
+
+#[test]
+fn another_threads_default_stream_is_reached_through_the_legacy_one() {
+    let Some(fake) = fake() else { return };
+    let transfer = CudaTransfer::of(0).unwrap();
+    let own = CudaStream::new(0).unwrap();
+    let there = std::thread::spawn(|| CudaStream::per_thread_default(0).unwrap().stream()).join().unwrap();
+    let here = CudaStream::per_thread_default(0).unwrap().stream();
+    fake.clear();
+    transfer.order_after(own.stream(), there).unwrap();
+    transfer.order_after(own.stream(), here).unwrap();
+    let recorded: Vec<_> =
+        fake.log().into_iter().filter(|(name, _)| name == "cuEventRecord").map(|(_, stream)| stream).collect();
+    assert_eq!(recorded, [1, 2]);
+}
+
+#[test]
+fn a_stream_of_another_context_gets_events_of_its_own() {
+    let Some(fake) = fake() else { return };
+    let mut context = std::ptr::null_mut();
+    let mut raw = std::ptr::null_mut();
+    // SAFETY: the driver is loaded, and the parameters are locals.
+    unsafe {
+        let _ = cust::sys::cuCtxCreate_v2(&raw mut context, 0, 0);
+        let _ = cust::sys::cuStreamCreate(&raw mut raw, 1);
+        let _ = cust::sys::cuCtxPopCurrent_v2(&raw mut context);
+    }
+    // SAFETY: the stream lives until the end of the test.
+    let foreign = unsafe { CudaStream::from_raw(0, raw as u64) }.unwrap();
+    let own = CudaStream::new(0).unwrap();
+    let pool = alloc_cuda::device_pool(0, &DeviceOptions::default(), PoolConfig::default()).unwrap();
+    let block = pool.allocate(bytes(1 << 20), own.stream()).unwrap();
+    let mut uses = StreamSet::new();
+    uses.insert(foreign.stream());
+    // SAFETY: nothing else uses the block.
+    unsafe { pool.release(block, own.stream(), &uses) }.unwrap();
+    drop(pool);
+    foreign.retire();
+    // SAFETY: nothing names the stream any more.
+    unsafe {
+        let _ = cust::sys::cuStreamDestroy_v2(raw);
+        let _ = cust::sys::cuCtxDestroy_v2(context);
+    }
+    drop(fake);
+}
+
+#[test]
+fn streams_wait_for_each_other_across_devices() {
+    let Some(fake) = fake() else { return };
+    let [one, two] = [0, 1].map(|ordinal| CudaStream::new(ordinal).unwrap());
+    fake.hold(one.stream());
+    two.wait_for(&one).unwrap();
+    assert!(!two.is_idle().unwrap());
+    fake.resume(one.stream());
+    assert!(two.is_idle().unwrap());
+}

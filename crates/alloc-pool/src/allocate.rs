@@ -1,0 +1,441 @@
+//! The way of an allocation: thread cache, slab or heap of the arena, and on a miss the pages.
+
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use alloc_core::{
+    Address, AllocError, AllocatorEvent, Block, Layout, MemoryProvider, OutOfMemory, ProviderError, ProviderErrorKind,
+    Stream, pressure,
+};
+
+use crate::arena::{Addresses, ArenaState, SLAB_ARENA, ZERO_RANGE};
+use crate::cache::{self, Batch, CacheCounters, CachedBlock, Fresh, StreamCache};
+use crate::id::{MAX_NODES, Name, slab_and_slot, slot_number};
+use crate::ledger::SlabFacts;
+use crate::pages::Failure;
+use crate::placement::heap::{Ask, NIL, Tag};
+use crate::placement::units::{UNIT, UNIT_SHIFT, class_slots, class_stride, class_units, units_of};
+use crate::pool::Inner;
+use crate::streams::Seat;
+
+/// After how many meetings with another thread at its lock a thread looks for another arena.
+const CROWDED: u32 = 4;
+
+/// Why a slab could not be added at once.
+enum SlabMiss {
+    /// No slab with a free slot, and no free memory for one: a miss of this many units.
+    NeedsMemory(Ask),
+    /// No more slabs can be named.
+    Exhausted,
+}
+
+impl<P: MemoryProvider> Inner<P> {
+    /// A block from the thread's cache.
+    #[inline]
+    pub(crate) fn allocate_cached(&self, cache: &mut StreamCache, class: usize, size: u64) -> Option<Block> {
+        let block = cache.pop(class)?;
+        cache.counters.count_allocation(size, u64::from(class_units(class)) << UNIT_SHIFT);
+        Some(to_block(block, class, size))
+    }
+
+    /// A small block that the thread's cache does not have: the cache is filled from the arena.
+    #[cold]
+    pub(crate) fn allocate_small(
+        this: &Arc<Self>,
+        class: usize,
+        size: u64,
+        stream: Stream,
+    ) -> Result<Block, AllocError> {
+        let own = cache::with(this.key, this.epoch(), stream, |cache| (cache.seat, cache.refill_size(class)));
+        let (seat, wanted, cached) = match own {
+            Some((seat, refill)) => (seat, refill.max(1), true),
+            None => {
+                let (seat, installed) = Self::join(this, stream)?;
+                (seat, 1, installed)
+            }
+        };
+        let mut batch = Batch::new();
+        let class = match this.fill(seat, stream, class, wanted, size, &mut batch) {
+            Ok(class) => class,
+            // What is left may be enough for the block, though not for a slab.
+            Err(error) if error.is_out_of_memory() => {
+                let units = class_units(class).max(1);
+                let ask = Ask { units, align: 1, requested: size, tag: seat.tag };
+                return this.place_large(seat.arena, stream, ask, size).map_err(|_| error);
+            }
+            Err(error) => return Err(error),
+        };
+        let Some(first) = batch.pop() else { return Err(this.exhausted(size)) };
+        let bytes = u64::from(class_units(class)) << UNIT_SHIFT;
+        let kept = cached
+            && cache::with(this.key, this.epoch(), stream, |cache| {
+                cache.counters.count_allocation(size, bytes);
+                let refills = &cache.counters.refills;
+                refills.store(refills.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+                while let Some(block) = batch.pop() {
+                    if !cache.push(class, block) {
+                        batch.push(block);
+                        break;
+                    }
+                }
+                cache.publish();
+            })
+            .is_some();
+        if !kept {
+            this.count_uncached(|totals| totals.count_allocation(size, bytes));
+        }
+        this.give_to_slabs(&mut batch);
+        Ok(to_block(first, class, size))
+    }
+
+    /// Gives the thread a cache for the stream; its seat, and whether the cache could be had.
+    fn join(this: &Arc<Self>, stream: Stream) -> Result<(Seat, bool), AllocError> {
+        let seat = this.take_seat(stream)?;
+        let counters = this.new_counters();
+        let fresh = Fresh { seat, byte_bound: this.config.thread_cache, counters: Arc::clone(&counters) };
+        let installed = cache::install(this.key, this.epoch(), this, stream, fresh);
+        if !installed {
+            this.leave_seat(seat.arena);
+            this.caches.lock().unwrap_or_else(PoisonError::into_inner).retire(&counters);
+        }
+        this.tell_deferred();
+        Ok((seat, installed))
+    }
+
+    /// Fills the batch with up to `wanted` blocks of the class (or of the class that serves in its place).
+    fn fill(
+        &self,
+        seat: Seat,
+        stream: Stream,
+        class: usize,
+        wanted: usize,
+        size: u64,
+        batch: &mut Batch,
+    ) -> Result<usize, AllocError> {
+        let (arena, tag) = (seat.arena + SLAB_ARENA, seat.tag);
+        let Some(owner) = self.arena(arena) else { return Err(self.exhausted(0)) };
+        let mut class = class;
+        let mut state = owner.lock();
+        if class == 0 && !self.has_zero_slot(&mut state, arena, tag) {
+            class = 1;
+        }
+        loop {
+            while batch.blocks().len() < wanted.min(cache::BIN_BLOCKS)
+                && let Some((slab, slot)) = state.slabs.take(class, tag)
+            {
+                if let Some(entry) = self.ledger.get(slab) {
+                    let base = entry.facts().base;
+                    batch.push(CachedBlock {
+                        address: base + (u64::from(slot * class_stride(class)) << UNIT_SHIFT),
+                        slot: slot_number(slab, slot),
+                        generation: entry.generations.of(slot),
+                    });
+                }
+            }
+            if !batch.blocks().is_empty() {
+                return Ok(class);
+            }
+            match self.new_slab(&mut state, arena, tag, class) {
+                Ok(()) => {}
+                Err(SlabMiss::Exhausted) => return Err(self.exhausted(size)),
+                Err(SlabMiss::NeedsMemory(ask)) => {
+                    drop(state);
+                    let node = self.miss(arena, stream, ask, size)?;
+                    state = owner.lock();
+                    if !self.add_slab(&mut state, arena, tag, class, node) {
+                        state.heap.release(node);
+                        return Err(self.exhausted(size));
+                    }
+                }
+            }
+        }
+    }
+
+    fn new_slab(&self, state: &mut ArenaState, arena: u32, tag: Tag, class: usize) -> Result<(), SlabMiss> {
+        let units = class_units(class) * class_slots(class);
+        let ask = Ask { units, align: 1, requested: 0, tag };
+        let node = state.heap.allocate(ask).ok_or(SlabMiss::NeedsMemory(ask))?;
+        if self.add_slab(state, arena, tag, class, node) {
+            return Ok(());
+        }
+        state.heap.release(node);
+        Err(SlabMiss::Exhausted)
+    }
+
+    fn add_slab(&self, state: &mut ArenaState, arena: u32, tag: Tag, class: usize, node: u32) -> bool {
+        let Some(start) = state.heap.node(node).map(|node| node.start) else { return false };
+        let base = state.addresses.of(start).get();
+        self.add_slab_at(state, arena, tag, class, node, base)
+    }
+
+    fn add_slab_at(&self, state: &mut ArenaState, arena: u32, tag: Tag, class: usize, node: u32, base: u64) -> bool {
+        let Some((ledger, entry)) = self.ledger.claim() else { return false };
+        let place = state.slabs.add(class, tag, node, ledger);
+        entry.set(SlabFacts { base, class, tag, arena }, place);
+        true
+    }
+
+    /// Sees to it that there is a slab with a free slot of zero bytes, if addresses for one are left.
+    fn has_zero_slot(&self, state: &mut ArenaState, arena: u32, tag: Tag) -> bool {
+        if state.slabs.has(0, tag) {
+            return true;
+        }
+        if state.zero_slabs == 0 {
+            return false;
+        }
+        let Some(base) = self.zero_base(state) else { return false };
+        let which = state.zero_slabs.trailing_zeros();
+        let stride = ZERO_RANGE / 64;
+        if !self.add_slab_at(state, arena, tag, 0, NIL, base + u64::from(which) * stride) {
+            return false;
+        }
+        state.zero_slabs &= state.zero_slabs - 1;
+        true
+    }
+
+    /// Gives released small blocks back to the slabs they are from, and empties the batch.
+    pub(crate) fn give_to_slabs(&self, batch: &mut Batch) {
+        let mut index = 0;
+        let blocks = batch.blocks();
+        while index < blocks.len() {
+            let arena_of = |block: &CachedBlock| {
+                let (slab, _) = slab_and_slot(block.slot);
+                self.ledger.get(slab).map_or(u32::MAX, |entry| entry.facts().arena)
+            };
+            let arena = arena_of(&blocks[index]);
+            let Some(owner) = self.arena(arena) else {
+                index += 1;
+                continue;
+            };
+            let mut state = owner.lock();
+            while index < blocks.len() && arena_of(&blocks[index]) == arena {
+                let (slab, slot) = slab_and_slot(blocks[index].slot);
+                index += 1;
+                let Some(entry) = self.ledger.get(slab) else { continue };
+                let Some(emptied) = state.slabs.give(entry.place(), slot) else { continue };
+                if emptied.class == 0 {
+                    if let Some(zero_base) = self.zero_base(&state) {
+                        let which = (entry.facts().base - zero_base) / (ZERO_RANGE / 64);
+                        state.zero_slabs |= 1 << which;
+                    }
+                } else {
+                    state.heap.release(emptied.node);
+                }
+                self.ledger.give_back(emptied.ledger);
+            }
+        }
+        batch.clear();
+    }
+
+    /// A block that is too large for the caches, or too strictly aligned.
+    pub(crate) fn allocate_large(this: &Arc<Self>, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
+        let ask = this.large_ask(layout)?;
+        let seat = match cache::with(this.key, this.epoch(), stream, |cache| cache.seat) {
+            Some(seat) => seat,
+            None => Self::join(this, stream)?.0,
+        };
+        this.place_large(seat.arena, stream, Ask { tag: seat.tag, ..ask }, layout.size())
+    }
+
+    #[inline]
+    fn place_large(&self, arena: u32, stream: Stream, ask: Ask, size: u64) -> Result<Block, AllocError> {
+        let Some(owner) = self.arena(arena) else { return Err(self.exhausted(size)) };
+        let (mut state, waited) = owner.lock_or_wait();
+        let node = match state.heap.allocate(ask) {
+            Some(node) => node,
+            None => {
+                drop(state);
+                let node = self.miss(arena, stream, ask, size)?;
+                state = owner.lock();
+                node
+            }
+        };
+        let block = self.finish_large(&mut state, arena, node, size);
+        drop(state);
+        if waited {
+            self.note_crowding(stream);
+        }
+        block
+    }
+
+    #[inline]
+    fn finish_large(&self, state: &mut ArenaState, arena: u32, node: u32, size: u64) -> Result<Block, AllocError> {
+        let found = state.heap.node(node).map(|node| (node.start, node.units, node.generation));
+        let Some((start, units, generation)) = found.filter(|_| node < MAX_NODES) else {
+            state.heap.release(node);
+            return Err(self.exhausted(size));
+        };
+        state.requested.add(size);
+        state.in_use.add(u64::from(units) << UNIT_SHIFT);
+        let id = Name::Large { arena, node, generation }.id();
+        Ok(Block::from_parts(state.addresses.of(start), size, id))
+    }
+
+    /// What a large block needs of a heap.
+    fn large_ask(&self, layout: Layout) -> Result<Ask, AllocError> {
+        let align = layout.align().max(UNIT);
+        let maximum = self.arena_bytes;
+        let too_large = AllocError::TooLarge { device: self.device, requested: layout.size(), maximum };
+        if !self.mapped && align > self.granularity {
+            return Err(AllocError::Provider(ProviderError {
+                device: self.device,
+                call: "allocate",
+                code: i64::try_from(align).unwrap_or(i64::MAX),
+                name: "segments are not aligned beyond the granularity".into(),
+                kind: ProviderErrorKind::Unsupported,
+            }));
+        }
+        match (units_of(layout.size()), layout.size().checked_add(align)) {
+            (Some(units), Some(needed)) if needed <= maximum => {
+                Ok(Ask { units: units.max(1), align: align >> UNIT_SHIFT, requested: layout.size(), tag: 0 })
+            }
+            _ => Err(too_large),
+        }
+    }
+
+    /// Counts a meeting at the arena's lock, and moves the thread to another arena if there were several.
+    #[cold]
+    fn note_crowding(&self, stream: Stream) {
+        let crowded = cache::with(self.key, self.epoch(), stream, |cache| {
+            cache.contended += 1;
+            (cache.contended >= CROWDED).then(|| {
+                cache.contended = 0;
+                cache.seat.arena
+            })
+        });
+        if let Some(Some(arena)) = crowded
+            && let Some(other) = self.change_seat(arena)
+        {
+            cache::with(self.key, self.epoch(), stream, |cache| cache.seat.arena = other);
+        }
+    }
+
+    /// Serves a request that no free memory of the arena fits: looks through parked blocks, moves or creates pages,
+    /// and before giving up asks everyone who may have memory to spare.
+    #[cold]
+    pub(crate) fn miss(&self, arena: u32, stream: Stream, ask: Ask, bytes: u64) -> Result<u32, AllocError> {
+        self.poll_parked();
+        let mut remedies = Remedies::default();
+        loop {
+            let served = {
+                let mut pages = self.lock_pages();
+                let served = self.serve(&mut pages, arena, stream, ask);
+                self.defer_notes(&mut pages);
+                served
+            };
+            self.tell_deferred();
+            match served {
+                Ok(node) => return Ok(node),
+                Err(Failure::Provider(error)) => return Err(AllocError::Provider(error)),
+                Err(Failure::Limit) => remedies.limited = true,
+                Err(Failure::Memory | Failure::AddressSpace) => remedies.limited = false,
+            }
+            if !self.remedy(&mut remedies, &ask, bytes) {
+                let error = self.out_of_memory(bytes);
+                self.tell(&AllocatorEvent::OutOfMemory(&error));
+                return Err(error.into());
+            }
+        }
+    }
+
+    /// Does the next thing that may free memory; `false` if there is none left.
+    fn remedy(&self, tried: &mut Remedies, ask: &Ask, bytes: u64) -> bool {
+        let needed = u64::from(ask.units) << UNIT_SHIFT;
+        loop {
+            tried.stage += 1;
+            let helped = match tried.stage {
+                1 => {
+                    cache::drain(self.key);
+                    self.next_epoch();
+                    self.poll_parked();
+                    true
+                }
+                2 => self.wait_for_parked(),
+                3 => {
+                    let mut pages = self.lock_pages();
+                    let keep = pages.reserved.current.saturating_sub(needed.saturating_add(self.granularity));
+                    let given = self.give_back(&mut pages, keep);
+                    self.defer_notes(&mut pages);
+                    given > 0
+                }
+                4 => {
+                    // Another pool's memory doesn't help against a limit of this one's own.
+                    let asking = Some(self.registration.id());
+                    let freed = !tried.limited && pressure::relieve(self.device, needed, asking) > 0;
+                    if freed && tried.reliefs < MAX_RELIEFS {
+                        tried.reliefs += 1;
+                        tried.stage = 3;
+                    }
+                    freed
+                }
+                5 => {
+                    let freed = pressure::call_back(&self.out_of_memory(bytes));
+                    if freed && tried.callbacks < MAX_CALLBACKS {
+                        tried.callbacks += 1;
+                        tried.stage = 0;
+                    }
+                    freed
+                }
+                _ => return false,
+            };
+            if helped {
+                return true;
+            }
+        }
+    }
+
+    /// The state of the pool, as an error.
+    pub(crate) fn out_of_memory(&self, requested: u64) -> OutOfMemory {
+        let statistics = self.gather_statistics();
+        let memory = self.driver.provider().memory().ok();
+        OutOfMemory {
+            device: self.device,
+            requested,
+            in_use: statistics.in_use.current,
+            reserved: statistics.reserved.current,
+            largest_free: statistics.largest_free,
+            parked: statistics.parked.current,
+            limit: self.config.limit,
+            device_free: memory.map(|memory| memory.free),
+            device_total: memory.map(|memory| memory.total),
+        }
+    }
+
+    #[cold]
+    fn exhausted(&self, requested: u64) -> AllocError {
+        self.out_of_memory(requested).into()
+    }
+
+    /// Where the addresses of zero-byte blocks start: behind the heap's.
+    fn zero_base(&self, state: &ArenaState) -> Option<u64> {
+        let end = state.heap.capacity();
+        let is_range = matches!(state.addresses, Addresses::Range { .. });
+        is_range.then(|| state.addresses.of(0).get() + (end << UNIT_SHIFT))
+    }
+
+    pub(crate) fn count_uncached(&self, count: impl FnOnce(&CacheCounters)) {
+        let totals = self.caches.lock().unwrap_or_else(PoisonError::into_inner);
+        totals.count_uncached(count);
+    }
+}
+
+/// How often other pools, and callbacks, are asked for memory before a request fails.
+const MAX_RELIEFS: u32 = 16;
+const MAX_CALLBACKS: u32 = 64;
+
+/// What was tried to free memory.
+#[derive(Debug, Default)]
+struct Remedies {
+    stage: u32,
+    limited: bool,
+    reliefs: u32,
+    callbacks: u32,
+}
+
+#[inline]
+fn to_block(block: CachedBlock, class: usize, size: u64) -> Block {
+    let slack = ((u64::from(class_units(class)) << UNIT_SHIFT) - size) as u32;
+    let id = Name::Small { slot: block.slot, generation: block.generation, slack }.id();
+    Block::from_parts(Address::new(block.address), size, id)
+}

@@ -1,0 +1,188 @@
+//! How a pool behaves.
+
+use std::sync::Arc;
+
+use alloc_core::EventHook;
+use thiserror::Error;
+
+/// The policies of a pool. The default suits most programs.
+///
+/// ```
+/// use alloc_pool::PoolConfig;
+/// let config = PoolConfig { limit: Some(8 << 30), growth_slack: 0.05, ..PoolConfig::default() };
+/// assert!(config.validate().is_ok());
+/// ```
+#[derive(Clone, Debug)]
+pub struct PoolConfig {
+    /// The most physical memory to hold, in bytes. Default: no limit but the device's.
+    /// Environment: `ALLOC_POOL_LIMIT`.
+    pub limit: Option<u64>,
+    /// Physical memory beyond this many bytes is given back as soon as it is free. Default: kept until
+    /// [`trim`](alloc_core::DeviceAllocator::trim) or until memory runs out. Environment: `ALLOC_POOL_RELEASE_THRESHOLD`.
+    pub release_threshold: Option<u64>,
+    /// How far physical memory may grow past the peak of bytes in use before free pages are moved instead, as a
+    /// fraction of that peak. Default: 0.02. Environment: `ALLOC_POOL_GROWTH_SLACK`.
+    pub growth_slack: f64,
+    /// Physical memory is created in pieces of the peak of bytes in use divided by this, so that pieces grow with the
+    /// pool. Default: 128. Environment: `ALLOC_POOL_PIECES_PER_PEAK`.
+    pub pieces_per_peak: u32,
+    /// The largest piece in bytes. Default: 64 MiB. Environment: `ALLOC_POOL_MAX_PIECE`.
+    pub max_piece: u64,
+    /// Address space reserved for each arena, in bytes, if the backend maps pages; rounded up to a power of two and
+    /// halved as long as the system refuses. Default: eight times the device's memory. At most 2 TiB.
+    /// Environment: `ALLOC_POOL_ADDRESS_SPACE`.
+    pub address_space: Option<u64>,
+    /// The most bytes of released small blocks that one thread keeps for one stream; 0 turns thread caches off.
+    /// Default: 512 KiB. Environment: `ALLOC_POOL_THREAD_CACHE`.
+    pub thread_cache: u64,
+    /// The most arenas that threads which get in each other's way spread over. Default: the number of processors.
+    /// Environment: `ALLOC_POOL_ARENAS`.
+    pub arenas: u32,
+    /// Told of rare things.
+    pub hook: Option<Arc<dyn EventHook>>,
+}
+
+impl Default for PoolConfig {
+    fn default() -> Self {
+        Self {
+            limit: None,
+            release_threshold: None,
+            growth_slack: 0.02,
+            pieces_per_peak: 128,
+            max_piece: 64 << 20,
+            address_space: None,
+            thread_cache: 512 << 10,
+            arenas: std::thread::available_parallelism().map_or(4, |n| n.get() as u32),
+            hook: None,
+        }
+    }
+}
+
+/// A setting that makes no sense.
+#[derive(Clone, Debug, PartialEq, Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A number outside its range.
+    #[error("{setting} is {value}, which is not within {allowed}")]
+    OutOfRange {
+        /// The field's name.
+        setting: &'static str,
+        /// Its value.
+        value: f64,
+        /// What is allowed, in words.
+        allowed: &'static str,
+    },
+    /// An environment variable that is no number of the kind wanted.
+    #[error("environment variable {variable} is {value:?}, which is no {expected}")]
+    Environment {
+        /// The variable.
+        variable: &'static str,
+        /// What it holds.
+        value: String,
+        /// What it should hold, in words.
+        expected: &'static str,
+    },
+}
+
+impl PoolConfig {
+    /// The default with what the environment says on top: `ALLOC_POOL_LIMIT` and the other variables named at the
+    /// fields. Bytes may end in `K`, `M`, `G` or `T` (powers of 1024).
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first variable that can't be read.
+    pub fn from_env() -> Result<Self, ConfigError> {
+        Self::from_variables(|name| std::env::var(name).ok())
+    }
+
+    fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let bytes = |name: &'static str| match variable(name) {
+            None => Ok(None),
+            Some(value) => match parse_bytes(&value) {
+                Some(bytes) => Ok(Some(bytes)),
+                None => Err(ConfigError::Environment { variable: name, value, expected: "number of bytes" }),
+            },
+        };
+        let number = |name: &'static str| match bytes(name)? {
+            None => Ok(None),
+            Some(n) => u32::try_from(n).map(Some).map_err(|_| ConfigError::Environment {
+                variable: name,
+                value: n.to_string(),
+                expected: "32-bit number",
+            }),
+        };
+        let mut config = Self::default();
+        config.limit = bytes("ALLOC_POOL_LIMIT")?.or(config.limit);
+        config.release_threshold = bytes("ALLOC_POOL_RELEASE_THRESHOLD")?.or(config.release_threshold);
+        config.address_space = bytes("ALLOC_POOL_ADDRESS_SPACE")?.or(config.address_space);
+        config.max_piece = bytes("ALLOC_POOL_MAX_PIECE")?.unwrap_or(config.max_piece);
+        config.thread_cache = bytes("ALLOC_POOL_THREAD_CACHE")?.unwrap_or(config.thread_cache);
+        config.pieces_per_peak = number("ALLOC_POOL_PIECES_PER_PEAK")?.unwrap_or(config.pieces_per_peak);
+        config.arenas = number("ALLOC_POOL_ARENAS")?.unwrap_or(config.arenas);
+        if let Some(value) = variable("ALLOC_POOL_GROWTH_SLACK") {
+            config.growth_slack = value.trim().parse().map_err(|_| ConfigError::Environment {
+                variable: "ALLOC_POOL_GROWTH_SLACK",
+                value: value.clone(),
+                expected: "fraction",
+            })?;
+        }
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Whether all settings are within their ranges.
+    ///
+    /// # Errors
+    /// [`ConfigError::OutOfRange`] for the first that is not.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let check = |setting, value: f64, good, allowed| {
+            if good { Ok(()) } else { Err(ConfigError::OutOfRange { setting, value, allowed }) }
+        };
+        let slack = self.growth_slack;
+        check("growth_slack", slack, (0.0..=16.0).contains(&slack), "0 to 16")?;
+        let pieces = self.pieces_per_peak;
+        check("pieces_per_peak", f64::from(pieces), pieces >= 1, "1 or more")?;
+        let arenas = self.arenas;
+        check("arenas", f64::from(arenas), (1..=256).contains(&arenas), "1 to 256")?;
+        let piece = self.max_piece;
+        check("max_piece", piece as f64, (1..=1 << 36).contains(&piece), "1 byte to 64 GiB")
+    }
+}
+
+fn parse_bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let (digits, shift) = match text.chars().last()?.to_ascii_uppercase() {
+        'K' => (&text[..text.len() - 1], 10),
+        'M' => (&text[..text.len() - 1], 20),
+        'G' => (&text[..text.len() - 1], 30),
+        'T' => (&text[..text.len() - 1], 40),
+        _ => (text, 0),
+    };
+    digits.trim().parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_is_read_with_suffixes() {
+        let config = PoolConfig::from_variables(|name| match name {
+            "ALLOC_POOL_LIMIT" => Some("3G".into()),
+            "ALLOC_POOL_GROWTH_SLACK" => Some("0.5".into()),
+            "ALLOC_POOL_THREAD_CACHE" => Some(" 64 k ".into()),
+            _ => None,
+        })
+        .unwrap();
+        assert_eq!((config.limit, config.growth_slack, config.thread_cache), (Some(3 << 30), 0.5, 64 << 10));
+    }
+
+    #[test]
+    fn nonsense_is_named() {
+        let error = PoolConfig::from_variables(|n| (n == "ALLOC_POOL_LIMIT").then(|| "lots".into())).unwrap_err();
+        assert!(matches!(error, ConfigError::Environment { variable: "ALLOC_POOL_LIMIT", .. }));
+        let error = PoolConfig::from_variables(|n| (n == "ALLOC_POOL_LIMIT").then(|| "99999999T".into())).unwrap_err();
+        assert!(matches!(error, ConfigError::Environment { .. }));
+        let error = PoolConfig { growth_slack: f64::NAN, ..PoolConfig::default() }.validate().unwrap_err();
+        assert!(matches!(error, ConfigError::OutOfRange { setting: "growth_slack", .. }));
+    }
+}

@@ -1,0 +1,196 @@
+//! What all threads may ask of a slab without a lock: where it is, whose it is, and the generation of each slot.
+//!
+//! A slot's generation moves on when its block is released, by one compare-and-swap, so of several releases of one
+//! block exactly one succeeds, and the id of a released block never again names a living one.
+
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use crate::id::{MAX_SLABS, next_slot_generation};
+use crate::placement::heap::Tag;
+use crate::primitive::{AtomicU32, AtomicU64, Ordering};
+
+/// Slots of the largest slab.
+pub(crate) const SLOTS: usize = 64;
+
+/// The generations of one slab's slots.
+#[derive(Debug)]
+pub(crate) struct Generations([AtomicU32; SLOTS]);
+
+impl Generations {
+    pub(crate) fn new() -> Self {
+        Self(std::array::from_fn(|_| AtomicU32::new(0)))
+    }
+
+    /// The generation that the slot's next block is handed out with.
+    #[inline]
+    pub(crate) fn of(&self, slot: u32) -> u32 {
+        self.0[slot as usize & (SLOTS - 1)].load(Ordering::Relaxed)
+    }
+
+    /// Ends the life of the block that was handed out with `generation`. `false` if it had ended before.
+    #[inline]
+    pub(crate) fn retire(&self, slot: u32, generation: u32) -> bool {
+        // Release and acquire: the thread that reuses the slot comes after everything that the releasing one did.
+        self.0[slot as usize & (SLOTS - 1)]
+            .compare_exchange(generation, next_slot_generation(generation), Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+    }
+}
+
+/// One slab, as all threads see it. Base, class, arena and place change only while no block of the slab lives.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(crate) struct SlabEntry {
+    /// Address of slot 0; 0 for an entry that is no slab now.
+    base: AtomicU64,
+    /// Class, tag and arena, from the low bits up: 16, 16 and 32.
+    owner: AtomicU64,
+    /// The slab's index in its arena.
+    place: AtomicU32,
+    pub(crate) generations: Generations,
+}
+
+/// Where a slab is and whose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SlabFacts {
+    pub(crate) base: u64,
+    pub(crate) class: usize,
+    /// The stream whose blocks these are.
+    pub(crate) tag: Tag,
+    pub(crate) arena: u32,
+}
+
+impl SlabEntry {
+    fn new() -> Self {
+        Self {
+            base: AtomicU64::new(0),
+            owner: AtomicU64::new(0),
+            place: AtomicU32::new(0),
+            generations: Generations::new(),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn facts(&self) -> SlabFacts {
+        let owner = self.owner.load(Ordering::Relaxed);
+        SlabFacts {
+            base: self.base.load(Ordering::Relaxed),
+            class: usize::from(owner as u16),
+            tag: (owner >> 16) as Tag,
+            arena: (owner >> 32) as u32,
+        }
+    }
+
+    /// The slab's index in its arena; meaningful only under the arena's lock.
+    pub(crate) fn place(&self) -> u32 {
+        self.place.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set(&self, facts: SlabFacts, place: u32) {
+        self.base.store(facts.base, Ordering::Relaxed);
+        let owner = u64::from(facts.arena) << 32 | u64::from(facts.tag) << 16 | facts.class as u64;
+        self.owner.store(owner, Ordering::Relaxed);
+        self.place.store(place, Ordering::Relaxed);
+    }
+
+    pub(crate) fn clear(&self) {
+        self.base.store(0, Ordering::Relaxed);
+    }
+}
+
+/// log2 of the entries in the first chunk.
+const FIRST_SHIFT: u32 = 8;
+/// Each chunk is as large as all before it together, so 13 hold 2^20 slabs.
+const CHUNKS: usize = 13;
+
+/// The entries of all slabs of a pool. They never move and are never freed while the pool lives.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    chunks: [OnceLock<Box<[SlabEntry]>>; CHUNKS],
+    free: Mutex<FreeEntries>,
+}
+
+#[derive(Debug, Default)]
+struct FreeEntries {
+    made: u32,
+    free: Vec<u32>,
+}
+
+#[inline]
+fn chunk_of(index: u32) -> (usize, usize) {
+    let high = index >> FIRST_SHIFT;
+    if high == 0 {
+        return (0, index as usize);
+    }
+    let log = 31 - high.leading_zeros();
+    (log as usize + 1, (index - (1 << (log + FIRST_SHIFT))) as usize)
+}
+
+impl Ledger {
+    pub(crate) fn new() -> Self {
+        Self { chunks: std::array::from_fn(|_| OnceLock::new()), free: Mutex::default() }
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, index: u32) -> Option<&SlabEntry> {
+        let (chunk, offset) = chunk_of(index);
+        self.chunks.get(chunk)?.get()?.get(offset)
+    }
+
+    /// An entry that is not in use. `None` if there are too many slabs.
+    pub(crate) fn claim(&self) -> Option<(u32, &SlabEntry)> {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = match free.free.pop() {
+            Some(index) => index,
+            None if free.made < MAX_SLABS => {
+                free.made += 1;
+                free.made - 1
+            }
+            None => return None,
+        };
+        let (chunk, offset) = chunk_of(index);
+        let length = if chunk == 0 { 1 << FIRST_SHIFT } else { 1 << (chunk as u32 - 1 + FIRST_SHIFT) };
+        let entries = self.chunks.get(chunk)?.get_or_init(|| (0..length).map(|_| SlabEntry::new()).collect());
+        entries.get(offset).map(|entry| (index, entry))
+    }
+
+    /// Gives an entry back. Its generations stay, so that old ids stay stale.
+    pub(crate) fn give_back(&self, index: u32) {
+        if let Some(entry) = self.get(index) {
+            entry.clear();
+        }
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).free.push(index);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_tile_the_index_space() {
+        let mut expected = (0, 0);
+        for index in 0..100_000 {
+            let (chunk, offset) = chunk_of(index);
+            if offset == 0 && index > 0 {
+                expected = (expected.0 + 1, 0);
+            }
+            assert_eq!((chunk, offset), expected);
+            expected.1 += 1;
+        }
+        assert!(chunk_of(MAX_SLABS - 1).0 < CHUNKS);
+    }
+
+    #[test]
+    fn a_generation_ends_once() {
+        let ledger = Ledger::new();
+        let (index, entry) = ledger.claim().unwrap();
+        let generation = entry.generations.of(3);
+        assert!(entry.generations.retire(3, generation));
+        assert!(!entry.generations.retire(3, generation));
+        ledger.give_back(index);
+        let (again, entry) = ledger.claim().unwrap();
+        assert_eq!(again, index);
+        assert!(!entry.generations.retire(3, generation), "old ids stay stale when the entry is reused");
+    }
+}

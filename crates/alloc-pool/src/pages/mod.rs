@@ -1,0 +1,216 @@
+//! Pages: the physical memory of a pool, where it is mapped, and which of its views is in use.
+//!
+//! A *handle* is a piece of physical memory, one or more granules long. It may be mapped at several places (*views*),
+//! of which at most one is *active*: its addresses are used or free memory of an arena. The others are *stale*: holes
+//! in their arenas that become memory again without a call to the backend, once the handle is free.
+
+mod give_back;
+mod plan;
+mod serve;
+
+use alloc_core::{AddressRange, Gauge};
+
+use crate::notes::Note;
+use crate::placement::heap::TagSet;
+
+pub(crate) use serve::Failure;
+
+/// No handle.
+const NONE: u32 = u32::MAX;
+
+/// A place of a view: an arena and its first granule there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    arena: u32,
+    granule: u32,
+}
+
+/// A piece of physical memory.
+#[derive(Debug)]
+struct Handle<T> {
+    /// `None` for an entry without memory.
+    physical: Option<T>,
+    granules: u32,
+    active: Option<Place>,
+    views: Vec<Place>,
+    /// The streams whose work may still touch it.
+    users: TagSet,
+    /// The search that found it wholly free, and where.
+    found: Found,
+    /// Never to be used again, since whether work still touches it can't be known.
+    leaked: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Found {
+    search: u64,
+    /// The free node that holds it, as a hint.
+    node: u32,
+    /// Whether it has work in flight that the request would have to wait for.
+    busy: bool,
+}
+
+/// What is mapped at one granule of an arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct View {
+    handle: u32,
+    /// Which granule of the handle.
+    offset: u32,
+}
+
+const UNMAPPED: View = View { handle: NONE, offset: 0 };
+
+/// The views of one arena.
+#[derive(Debug)]
+pub(crate) struct ArenaViews {
+    /// The reserved range; `None` for segments.
+    range: Option<AddressRange>,
+    /// Granules of the range that the heap covers.
+    granules: u32,
+    /// Up to the last granule that was ever mapped.
+    views: Vec<View>,
+}
+
+impl ArenaViews {
+    fn view(&self, granule: u32) -> View {
+        self.views.get(granule as usize).copied().unwrap_or(UNMAPPED)
+    }
+}
+
+/// The page layer, behind one lock that is taken on misses only.
+#[derive(Debug)]
+pub(crate) struct Pages<T> {
+    granule_units: u32,
+    handles: Vec<Handle<T>>,
+    vacant: Vec<u32>,
+    /// Handles with no active view.
+    idle: Vec<u32>,
+    arenas: Vec<ArenaViews>,
+    /// Physical bytes held.
+    pub(crate) reserved: Gauge,
+    /// The most units ever seen in use.
+    peak_units: u64,
+    /// The streams that the request at hand has to be ordered after.
+    in_the_way: TagSet,
+    search: u64,
+    pub(crate) misses: u64,
+    pub(crate) moves: u64,
+    pub(crate) leaked: u64,
+    /// What listeners are to be told once the lock is released.
+    pub(crate) notes: Vec<Note>,
+    scratch: Scratch,
+}
+
+/// Buffers kept from miss to miss, so that a warm one needs no heap.
+#[derive(Debug, Default)]
+struct Scratch {
+    found: Vec<u32>,
+    costs: Vec<u32>,
+    holes: Vec<u32>,
+    steps: Vec<serve::Step>,
+    attached: Vec<u32>,
+}
+
+impl<T> Pages<T> {
+    pub(crate) fn new(granule_units: u32) -> Self {
+        Self {
+            granule_units,
+            handles: Vec::new(),
+            vacant: Vec::new(),
+            idle: Vec::new(),
+            arenas: Vec::new(),
+            reserved: Gauge::default(),
+            peak_units: 0,
+            in_the_way: 0,
+            search: 0,
+            misses: 0,
+            moves: 0,
+            leaked: 0,
+            notes: Vec::with_capacity(16),
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// Adds the views of a new arena, whose index is the number of arenas so far.
+    pub(crate) fn add_arena(&mut self, range: Option<AddressRange>, granules: u32) {
+        self.arenas.push(ArenaViews { range, granules, views: Vec::new() });
+    }
+
+    pub(crate) fn arena_count(&self) -> u32 {
+        self.arenas.len() as u32
+    }
+
+    pub(crate) fn granule_units(&self) -> u32 {
+        self.granule_units
+    }
+
+    fn granule_bytes(&self) -> u64 {
+        u64::from(self.granule_units) << crate::placement::units::UNIT_SHIFT
+    }
+
+    /// Whether anything is mapped in the arena.
+    fn has_views(&self, arena: u32) -> bool {
+        self.arenas.get(arena as usize).is_some_and(|arena| arena.range.is_some() && !arena.views.is_empty())
+    }
+
+    fn is_active(&self, arena: u32, granule: u32) -> bool {
+        let view = self.arenas[arena as usize].view(granule);
+        view.handle != NONE
+            && self.handles[view.handle as usize].active == Some(Place { arena, granule: granule - view.offset })
+    }
+
+    fn new_handle(&mut self, physical: T, granules: u32) -> u32 {
+        let handle = Handle {
+            physical: Some(physical),
+            granules,
+            active: None,
+            views: Vec::new(),
+            users: 0,
+            found: Found::default(),
+            leaked: false,
+        };
+        match self.vacant.pop() {
+            Some(index) => {
+                self.handles[index as usize] = handle;
+                index
+            }
+            None => {
+                self.handles.push(handle);
+                self.handles.len() as u32 - 1
+            }
+        }
+    }
+
+    /// Notes that a view of the handle is mapped at `place`.
+    fn add_view(&mut self, handle: u32, place: Place) {
+        let granules = self.handles[handle as usize].granules;
+        let views = &mut self.arenas[place.arena as usize].views;
+        let end = (place.granule + granules) as usize;
+        if views.len() < end {
+            views.resize(end, UNMAPPED);
+        }
+        for (offset, view) in views[place.granule as usize..end].iter_mut().enumerate() {
+            *view = View { handle, offset: offset as u32 };
+        }
+        self.handles[handle as usize].views.push(place);
+    }
+
+    /// Notes that the view at `place` is mapped no longer.
+    fn remove_view(&mut self, handle: u32, place: Place) {
+        let granules = self.handles[handle as usize].granules;
+        let end = (place.granule + granules) as usize;
+        self.arenas[place.arena as usize].views[place.granule as usize..end].fill(UNMAPPED);
+        let views = &mut self.arenas[place.arena as usize].views;
+        while views.last() == Some(&UNMAPPED) {
+            views.pop();
+        }
+        self.handles[handle as usize].views.retain(|view| *view != place);
+    }
+
+    /// Takes a handle off the list of those without an active view.
+    fn unlist_idle(&mut self, handle: u32) {
+        if let Some(position) = self.idle.iter().position(|&idle| idle == handle) {
+            self.idle.swap_remove(position);
+        }
+    }
+}

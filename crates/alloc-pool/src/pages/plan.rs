@@ -1,0 +1,206 @@
+//! Where a request goes that no free memory fits: the stretch of addresses whose pages cost least.
+//!
+//! Everything between two used blocks is looked at: free memory, stale views, unmapped addresses. A granule that is
+//! active costs nothing, a stale view whose handle is free costs bookkeeping, all else costs calls to the backend.
+
+use super::{NONE, Pages, Place};
+use crate::placement::heap::{Ask, Heap, Kind, NIL};
+
+/// What a granule costs that is not active, in tenths of one mapping.
+const STALE_FREE: u32 = 1;
+const STALE_FREE_ELSEWHERE_BUSY: u32 = 4;
+const UNMAPPED: u32 = 10;
+const STALE_TAKEN: u32 = 14;
+/// A stale view that can't be unmapped before its stream has caught up.
+const STALE_TAKEN_IN_FLIGHT: u32 = 1000;
+/// Active memory that another stream's work in flight uses, if physical memory may grow instead, and if not.
+const BUSY_BUT_MAY_GROW: u32 = 12;
+const BUSY: u32 = 2;
+/// A gap too small for any piece of memory that could be moved into it: a new one would have to be created.
+const GAP_TOO_SMALL: u32 = 40;
+
+/// What the search found out about the supply of pages.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Supply {
+    /// Granules of the smallest handle that is free to be moved, or that may be created within the budget.
+    pub(super) smallest_piece: u32,
+    /// Whether physical memory may grow, so that waiting for another stream is not the only way.
+    pub(super) may_grow: bool,
+    /// Whether no work is in flight that may use the arena's views.
+    pub(super) views_are_idle: bool,
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Placement {
+    /// A node at or before `start`, with nothing used between them.
+    pub(super) first: u32,
+    pub(super) start: u32,
+}
+
+/// A run of nodes with nothing used among them.
+struct Gap {
+    first: u32,
+    start: u64,
+    end: u64,
+}
+
+/// The gap around a hole, or `None` if an earlier hole of the same gap stands for it.
+fn gap_around(heap: &Heap, hole: u32) -> Option<Gap> {
+    let at = |index: u32| heap.node(index);
+    let mut first = hole;
+    while let Some(prev) = at(at(first)?.prev).filter(|node| node.kind != Kind::Used) {
+        if prev.kind == Kind::Hole {
+            return None;
+        }
+        first = at(first)?.prev;
+    }
+    let mut last = at(hole)?;
+    while let Some(next) = at(last.next).filter(|node| node.kind != Kind::Used) {
+        last = next;
+    }
+    Some(Gap { first, start: u64::from(at(first)?.start), end: last.end() })
+}
+
+impl<T> Pages<T> {
+    /// The cheapest place for the request. Ties go to the smallest gap.
+    pub(super) fn cheapest_placement(
+        &mut self,
+        heap: &Heap,
+        arena: u32,
+        ask: Ask,
+        supply: Supply,
+    ) -> Option<Placement> {
+        let mut holes = std::mem::take(&mut self.scratch.holes);
+        holes.clear();
+        heap.for_each_hole(|index, _| holes.push(index));
+        let mut best: Option<(u64, u64, Placement)> = None;
+        for &hole in &holes {
+            let Some(gap) = gap_around(heap, hole).filter(|gap| gap.end - gap.start >= u64::from(ask.units)) else {
+                continue;
+            };
+            if let Some((cost, start)) = self.cheapest_in(heap, arena, &gap, ask, supply) {
+                let key = (cost, gap.end - gap.start);
+                if best.as_ref().is_none_or(|(cost, size, _)| key < (*cost, *size)) {
+                    best = Some((key.0, key.1, Placement { first: gap.first, start }));
+                }
+            }
+        }
+        self.scratch.holes = holes;
+        best.map(|(_, _, placement)| placement)
+    }
+
+    fn cheapest_in(&mut self, heap: &Heap, arena: u32, gap: &Gap, ask: Ask, supply: Supply) -> Option<(u64, u32)> {
+        let granule = u64::from(self.granule_units);
+        let (units, align) = (u64::from(ask.units), ask.align);
+        let mapped = self.arenas[arena as usize].views.len() as u64;
+        let low = gap.start / granule;
+        // Past the last mapped granule all addresses are alike, so one placement there is enough.
+        let high = gap.end.div_ceil(granule).min(mapped.max(low) + (units + align).div_ceil(granule) + 1);
+        let mut sums = std::mem::take(&mut self.scratch.costs);
+        self.granule_costs(arena, low as u32, high as u32, supply, &mut sums);
+        self.add_waits(heap, gap, ask, supply, low, &mut sums);
+        let mut sum = 0u32;
+        for cost in &mut sums {
+            sum = sum.saturating_add(std::mem::replace(cost, sum));
+        }
+        sums.push(sum);
+        let mut best: Option<(u64, u64)> = None;
+        let mut consider = |start: u64| {
+            let end = start + units;
+            if start < gap.start || end > gap.end || end.div_ceil(granule) > high {
+                return;
+            }
+            let (from, to) = ((start / granule - low) as usize, (end.div_ceil(granule) - low) as usize);
+            let cost = u64::from(sums[to] - sums[from]);
+            if best.is_none_or(|(least, _)| cost < least) {
+                best = Some((cost, start));
+            }
+        };
+        for index in low..high {
+            consider(heap.aligned((index * granule).max(gap.start), align));
+            if let Some(latest) = ((index + 1) * granule).min(gap.end).checked_sub(units) {
+                let start = heap.aligned(latest, align);
+                consider(if start == latest { start } else { start.saturating_sub(align) });
+            }
+        }
+        self.scratch.costs = sums;
+        best.and_then(|(cost, start)| Some((cost, u32::try_from(start).ok()?)))
+    }
+
+    /// What each granule from `low` on costs.
+    fn granule_costs(&self, arena: u32, low: u32, high: u32, supply: Supply, costs: &mut Vec<u32>) {
+        costs.clear();
+        let views = &self.arenas[arena as usize];
+        let mut granule = low;
+        while granule < high {
+            let view = views.view(granule);
+            if view.handle == NONE {
+                let mut end = granule;
+                while end < high && views.view(end).handle == NONE {
+                    end += 1;
+                }
+                let open = end as usize >= views.views.len();
+                let each = if open || end - granule >= supply.smallest_piece { UNMAPPED } else { GAP_TOO_SMALL };
+                while granule < end {
+                    costs.push(each);
+                    granule += 1;
+                }
+                continue;
+            }
+            let handle = &self.handles[view.handle as usize];
+            let here = Place { arena, granule: granule - view.offset };
+            costs.push(match handle.active {
+                Some(place) if place == here => 0,
+                None => STALE_FREE,
+                Some(_) if handle.found.search != self.search => {
+                    if supply.views_are_idle {
+                        STALE_TAKEN
+                    } else {
+                        STALE_TAKEN_IN_FLIGHT
+                    }
+                }
+                Some(_) if handle.found.busy => STALE_FREE_ELSEWHERE_BUSY,
+                Some(_) => STALE_FREE,
+            });
+            granule += 1;
+        }
+    }
+
+    /// Adds what it costs to wait for the streams that still use free memory in the gap.
+    fn add_waits(&self, heap: &Heap, gap: &Gap, ask: Ask, supply: Supply, low: u64, costs: &mut [u32]) {
+        let granule = u64::from(self.granule_units);
+        let wait = if supply.may_grow { BUSY_BUT_MAY_GROW } else { BUSY };
+        let mut index = gap.first;
+        while let Some(node) = heap.node(index).filter(|node| node.kind != Kind::Used) {
+            if node.kind == Kind::Free && heap.in_the_way(node, ask.tag) != 0 {
+                let (from, to) = (u64::from(node.start) / granule - low, node.end().div_ceil(granule) - low);
+                let end = (to as usize).min(costs.len());
+                if let Some(costs) = costs.get_mut(from as usize..end) {
+                    costs.iter_mut().for_each(|cost| *cost += wait);
+                }
+            }
+            index = node.next;
+        }
+    }
+
+    /// A place for a segment of `granules`: addresses of segments are their own, so any offsets will do that leave a
+    /// gap to the neighbours, so that free memory of two segments never merges.
+    pub(super) fn segment_placement(&self, arena: u32, granules: u32) -> Option<Place> {
+        let views = &self.arenas[arena as usize];
+        let mut start = 0u32;
+        for (index, view) in views.views.iter().enumerate() {
+            if index as u32 >= start.checked_add(granules)?.checked_add(1)? {
+                break;
+            }
+            if view.handle != NONE {
+                start = index as u32 + 2;
+            }
+        }
+        (start.checked_add(granules)? < views.granules).then_some(Place { arena, granule: start })
+    }
+}
+
+/// Any node of the heap, to start a walk from.
+pub(super) const ANYWHERE: u32 = 0;
+const _: () = assert!(ANYWHERE != NIL);

@@ -1,0 +1,659 @@
+//! One contiguous range of addresses cut into used, free and unbacked pieces.
+//!
+//! Pieces are nodes in one array, linked by index in address order; free ones are also in the [`Bins`], holes
+//! (addresses with no memory active behind them) in a list of their own. Neighbours of the same kind always merge, so
+//! a heap whose blocks are all released is one free piece for each run of backed addresses.
+//!
+//! Several streams share a heap. A free piece carries the set of streams whose work may still touch it and a stamp
+//! that says when the last of it was released; what is known to be complete is noted per stream as a stamp too.
+
+use super::bins::Bins;
+
+/// No node.
+pub(crate) const NIL: u32 = u32::MAX;
+
+/// A stream, as a small number.
+pub(crate) type Tag = u8;
+/// A set of streams, one bit each.
+pub(crate) type TagSet = u64;
+/// How many tags there are.
+pub(crate) const TAGS: usize = 64;
+/// The tag of all streams that came when the others were taken: they can't be told apart, so none of them takes
+/// another's memory without an order.
+pub(crate) const SHARED_TAG: Tag = TAGS as Tag - 1;
+
+/// The set that a stream may take memory from without an order.
+#[inline]
+pub(crate) fn own_set(tag: Tag) -> TagSet {
+    if tag == SHARED_TAG { 0 } else { 1 << tag }
+}
+
+/// What a piece of the range is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Not a piece: an entry of the array that is free for reuse.
+    Vacant,
+    /// Handed out (or claimed for a request whose pages are on their way).
+    Used,
+    /// Backed by memory and free.
+    Free,
+    /// Addresses only.
+    Hole,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    pub(crate) start: u32,
+    pub(crate) units: u32,
+    pub(crate) prev: u32,
+    pub(crate) next: u32,
+    pub(crate) link_prev: u32,
+    pub(crate) link_next: u32,
+    pub(crate) generation: u32,
+    pub(crate) kind: Kind,
+    /// The stream of a used node's block.
+    pub(crate) tag: Tag,
+    /// The streams that used a free node's memory.
+    pub(crate) users: TagSet,
+    /// When the last of a free node's memory was released.
+    pub(crate) stamp: u64,
+    /// Bytes that the caller asked for, of a used node.
+    pub(crate) requested: u64,
+}
+
+impl Node {
+    pub(crate) fn end(&self) -> u64 {
+        u64::from(self.start) + u64::from(self.units)
+    }
+}
+
+/// What is asked of a heap.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ask {
+    pub(crate) units: u32,
+    /// In units, a power of two.
+    pub(crate) align: u64,
+    /// Bytes that the caller asked for; 0 for a slab.
+    pub(crate) requested: u64,
+    /// The stream asking.
+    pub(crate) tag: Tag,
+}
+
+/// The pieces of one range.
+#[derive(Debug)]
+pub(crate) struct Heap {
+    nodes: Vec<Node>,
+    vacant: u32,
+    bins: Bins,
+    holes: u32,
+    free_units: u64,
+    used_units: u64,
+    /// The address of unit 0, in units: alignment is of addresses, not offsets.
+    base: u64,
+    capacity: u32,
+    /// The free node next to the addresses at the end that were never used: taken only if nothing else fits, so that
+    /// a program that repeats itself finds the addresses that it had.
+    top: u32,
+    now: u64,
+    /// Releases by a stream up to this stamp are complete.
+    complete: Box<[u64; TAGS]>,
+    /// The streams that ever had memory here.
+    seen: TagSet,
+}
+
+impl Heap {
+    /// A heap of `units` units of addresses with nothing behind them, the first of which is unit `base` of the
+    /// address space.
+    pub(crate) fn new(base: u64, units: u32) -> Self {
+        let mut heap = Self {
+            nodes: Vec::with_capacity(256),
+            vacant: NIL,
+            bins: Bins::new(),
+            holes: NIL,
+            free_units: 0,
+            used_units: 0,
+            base,
+            capacity: units,
+            top: NIL,
+            now: 1,
+            complete: Box::new([0; TAGS]),
+            seen: 0,
+        };
+        let node = heap.new_node(Node {
+            start: 0,
+            units,
+            prev: NIL,
+            next: NIL,
+            link_prev: NIL,
+            link_next: NIL,
+            generation: 0,
+            kind: Kind::Vacant,
+            tag: 0,
+            users: 0,
+            stamp: 0,
+            requested: 0,
+        });
+        heap.become_kind(node, Kind::Hole);
+        heap
+    }
+
+    pub(crate) fn node(&self, index: u32) -> Option<&Node> {
+        self.nodes.get(index as usize)
+    }
+
+    /// How many units of addresses the heap has.
+    pub(crate) fn capacity(&self) -> u64 {
+        u64::from(self.capacity)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn free_units(&self) -> u64 {
+        self.free_units
+    }
+
+    pub(crate) fn used_units(&self) -> u64 {
+        self.used_units
+    }
+
+    pub(crate) fn largest_free(&self) -> u32 {
+        self.bins.largest(&self.nodes).max(self.node(self.top).map_or(0, |top| top.units))
+    }
+
+    /// The streams that ever had memory here.
+    pub(crate) fn seen(&self) -> TagSet {
+        self.seen
+    }
+
+    /// The stamp of the latest release.
+    pub(crate) fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// Notes that all releases by these streams up to `stamp` are complete.
+    pub(crate) fn note_complete(&mut self, tags: TagSet, stamp: u64) {
+        let mut rest = tags;
+        while rest != 0 {
+            let complete = &mut self.complete[rest.trailing_zeros() as usize];
+            *complete = stamp.max(*complete);
+            rest &= rest - 1;
+        }
+    }
+
+    /// The streams that have to be waited for before `tag` may use the memory of a free node.
+    #[inline]
+    pub(crate) fn in_the_way(&self, node: &Node, tag: Tag) -> TagSet {
+        let others = node.users & !own_set(tag);
+        if others == 0 { 0 } else { self.outstanding(others, node.stamp) }
+    }
+
+    /// Those of the streams whose releases up to `stamp` are not known to be complete.
+    fn outstanding(&self, tags: TagSet, stamp: u64) -> TagSet {
+        let (mut rest, mut found) = (tags, 0);
+        while rest != 0 {
+            let tag = rest.trailing_zeros();
+            if self.complete[tag as usize] < stamp {
+                found |= 1 << tag;
+            }
+            rest &= rest - 1;
+        }
+        found
+    }
+
+    /// Takes free memory that `tag` may use at once.
+    pub(crate) fn allocate(&mut self, ask: Ask) -> Option<u32> {
+        let slack = u32::try_from(ask.align - 1).ok()?;
+        let needed = ask.units.checked_add(slack)?;
+        let fit = self.bins.find(&self.nodes, needed, |node| self.in_the_way(node, ask.tag) == 0);
+        let index = match fit {
+            Some(index) => index,
+            None => {
+                let top = self.node(self.top)?;
+                if top.units < needed || self.in_the_way(top, ask.tag) != 0 {
+                    return None;
+                }
+                self.top
+            }
+        };
+        self.unlink_free(index);
+        if slack > 0 {
+            let start = self.nodes[index as usize].start;
+            let skip = self.aligned(u64::from(start), ask.align) - u64::from(start);
+            if skip > 0 {
+                let rest = self.split(index, skip as u32);
+                self.link_free(index);
+                return Some(self.finish_allocate(rest, ask));
+            }
+        }
+        Some(self.finish_allocate(index, ask))
+    }
+
+    #[inline]
+    fn finish_allocate(&mut self, index: u32, ask: Ask) -> u32 {
+        if self.nodes[index as usize].units > ask.units {
+            let rest = self.split(index, ask.units);
+            self.link_free(rest);
+        }
+        self.make_used(index, ask)
+    }
+
+    #[inline]
+    fn make_used(&mut self, index: u32, ask: Ask) -> u32 {
+        let node = &mut self.nodes[index as usize];
+        node.kind = Kind::Used;
+        node.requested = ask.requested;
+        node.tag = ask.tag;
+        self.used_units += u64::from(ask.units);
+        self.seen |= 1 << ask.tag;
+        index
+    }
+
+    /// The first offset from `start` on whose address is a multiple of `align` units.
+    pub(crate) fn aligned(&self, start: u64, align: u64) -> u64 {
+        ((self.base + start + align - 1) & !(align - 1)) - self.base
+    }
+
+    /// Gives a used node's memory back; returns the free node that holds it now.
+    pub(crate) fn release(&mut self, index: u32) -> u32 {
+        self.now += 1;
+        let node = &mut self.nodes[index as usize];
+        node.generation = node.generation.wrapping_add(1);
+        node.users = 1 << node.tag;
+        node.stamp = self.now;
+        self.used_units -= u64::from(node.units);
+        let mut index = index;
+        let next = self.nodes[index as usize].next;
+        if next != NIL && self.nodes[next as usize].kind == Kind::Free {
+            self.unlink_free(next);
+            self.absorb_next(index);
+        }
+        let prev = self.nodes[index as usize].prev;
+        if prev != NIL && self.nodes[prev as usize].kind == Kind::Free {
+            self.unlink_free(prev);
+            self.absorb_next(prev);
+            index = prev;
+        }
+        self.link_free(index);
+        index
+    }
+
+    /// Makes one used node at `start`. `first` is a free node or hole at or before it, and everything from there to
+    /// the end of the new node is free or a hole. Also returns the streams to be waited for.
+    pub(crate) fn claim(&mut self, first: u32, start: u32, ask: Ask) -> (u32, TagSet) {
+        let mut index = self.containing(first, start);
+        let mut in_the_way = self.in_the_way(&self.nodes[index as usize], ask.tag);
+        let kind = self.detach(index);
+        let skip = start - self.nodes[index as usize].start;
+        if skip > 0 {
+            let rest = self.split(index, skip);
+            self.attach(index, kind);
+            index = rest;
+        }
+        let mut last = (kind, self.nodes[index as usize].users, self.nodes[index as usize].stamp);
+        while self.nodes[index as usize].units < ask.units {
+            let next = self.nodes[index as usize].next;
+            let node = &self.nodes[next as usize];
+            in_the_way |= self.in_the_way(node, ask.tag);
+            last = (node.kind, node.users, node.stamp);
+            self.detach(next);
+            self.absorb_next(index);
+        }
+        if self.nodes[index as usize].units > ask.units {
+            let rest = self.split(index, ask.units);
+            let node = &mut self.nodes[rest as usize];
+            (node.users, node.stamp) = (last.1, last.2);
+            self.attach(rest, last.0);
+        }
+        (self.make_used(index, ask), in_the_way)
+    }
+
+    /// Ends the life of a used node's block without giving its memory back yet.
+    pub(crate) fn retire(&mut self, index: u32) {
+        let node = &mut self.nodes[index as usize];
+        node.generation = node.generation.wrapping_add(1);
+    }
+
+    /// Turns a used node into a hole.
+    pub(crate) fn abandon(&mut self, index: u32) {
+        let node = &mut self.nodes[index as usize];
+        node.generation = node.generation.wrapping_add(1);
+        self.used_units -= u64::from(node.units);
+        self.become_kind(index, Kind::Hole);
+    }
+
+    /// Turns `units` units from `start` on, which lie within one free node or hole, into the other kind. `users` are
+    /// those whose work may still touch memory that becomes free.
+    pub(crate) fn convert(&mut self, hint: u32, start: u32, units: u32, to: Kind, users: TagSet) {
+        let index = self.containing(hint, start);
+        let from = self.detach(index);
+        let skip = start - self.nodes[index as usize].start;
+        let middle = if skip > 0 {
+            let rest = self.split(index, skip);
+            self.attach(index, from);
+            rest
+        } else {
+            index
+        };
+        if self.nodes[middle as usize].units > units {
+            let rest = self.split(middle, units);
+            self.attach(rest, from);
+        }
+        let node = &mut self.nodes[middle as usize];
+        (node.users, node.stamp) = (users, self.now);
+        self.become_kind(middle, to);
+    }
+
+    /// The node that holds `offset`, found by walking from `hint`, or from anywhere if that node is gone by now.
+    pub(crate) fn containing(&self, hint: u32, offset: u32) -> u32 {
+        let mut index = hint;
+        if self.nodes[index as usize].kind == Kind::Vacant {
+            index = self.nodes.iter().position(|node| node.kind != Kind::Vacant).map_or(hint, |found| found as u32);
+        }
+        while self.nodes[index as usize].end() <= u64::from(offset) {
+            index = self.nodes[index as usize].next;
+        }
+        while self.nodes[index as usize].start > offset {
+            index = self.nodes[index as usize].prev;
+        }
+        index
+    }
+
+    /// Visits every free node of at least `units`.
+    pub(crate) fn for_each_free(&self, units: u32, mut visit: impl FnMut(u32, &Node)) {
+        self.bins.for_each_from(&self.nodes, units, |index| visit(index, &self.nodes[index as usize]));
+        if let Some(top) = self.node(self.top).filter(|top| top.units >= units) {
+            visit(self.top, top);
+        }
+    }
+
+    /// Visits every hole.
+    pub(crate) fn for_each_hole(&self, mut visit: impl FnMut(u32, &Node)) {
+        let mut index = self.holes;
+        while index != NIL {
+            visit(index, &self.nodes[index as usize]);
+            index = self.nodes[index as usize].link_next;
+        }
+    }
+
+    fn new_node(&mut self, node: Node) -> u32 {
+        if self.vacant != NIL {
+            let index = self.vacant;
+            let place = &mut self.nodes[index as usize];
+            self.vacant = place.next;
+            *place = Node { generation: place.generation, ..node };
+            return index;
+        }
+        self.nodes.push(node);
+        self.nodes.len() as u32 - 1
+    }
+
+    /// Cuts a node that is in no list after `units`; returns the new node behind it, also in no list.
+    fn split(&mut self, index: u32, units: u32) -> u32 {
+        let node = &self.nodes[index as usize];
+        let next = node.next;
+        let rest = Node {
+            start: node.start + units,
+            units: node.units - units,
+            prev: index,
+            kind: Kind::Vacant,
+            generation: 0,
+            ..*node
+        };
+        let rest = self.new_node(rest);
+        if next != NIL {
+            self.nodes[next as usize].prev = rest;
+        }
+        let node = &mut self.nodes[index as usize];
+        node.units = units;
+        node.next = rest;
+        rest
+    }
+
+    /// Adds the following node, which is in no list, to this one.
+    fn absorb_next(&mut self, index: u32) {
+        let next = self.nodes[index as usize].next;
+        let Node { units, next: after, users, stamp, .. } = self.nodes[next as usize];
+        let node = &mut self.nodes[index as usize];
+        node.units += units;
+        node.users |= users;
+        node.stamp = node.stamp.max(stamp);
+        node.next = after;
+        if after != NIL {
+            self.nodes[after as usize].prev = index;
+        }
+        let gone = &mut self.nodes[next as usize];
+        gone.kind = Kind::Vacant;
+        // A block that died here is recognised even if its entry names another block by then.
+        gone.generation = gone.generation.wrapping_add(1);
+        gone.next = self.vacant;
+        self.vacant = next;
+    }
+
+    #[inline]
+    fn link_free(&mut self, index: u32) {
+        let node = &mut self.nodes[index as usize];
+        node.kind = Kind::Free;
+        self.free_units += u64::from(node.units);
+        let next = node.next;
+        if next != NIL {
+            let next = &self.nodes[next as usize];
+            if next.next == NIL && next.kind == Kind::Hole {
+                if self.top != NIL {
+                    self.bins.insert(&mut self.nodes, self.top);
+                }
+                self.top = index;
+                return;
+            }
+        }
+        self.bins.insert(&mut self.nodes, index);
+    }
+
+    #[inline]
+    fn unlink_free(&mut self, index: u32) {
+        self.free_units -= u64::from(self.nodes[index as usize].units);
+        if self.top == index {
+            self.top = NIL;
+        } else {
+            self.bins.remove(&mut self.nodes, index);
+        }
+    }
+
+    fn link_hole(&mut self, index: u32) {
+        let head = self.holes;
+        let node = &mut self.nodes[index as usize];
+        node.kind = Kind::Hole;
+        node.link_prev = NIL;
+        node.link_next = head;
+        if head != NIL {
+            self.nodes[head as usize].link_prev = index;
+        }
+        self.holes = index;
+    }
+
+    fn unlink_hole(&mut self, index: u32) {
+        let Node { link_prev, link_next, .. } = self.nodes[index as usize];
+        if link_next != NIL {
+            self.nodes[link_next as usize].link_prev = link_prev;
+        }
+        if link_prev == NIL {
+            self.holes = link_next;
+        } else {
+            self.nodes[link_prev as usize].link_next = link_next;
+        }
+    }
+
+    /// Takes a free node or hole out of its list; returns what it was.
+    fn detach(&mut self, index: u32) -> Kind {
+        let kind = self.nodes[index as usize].kind;
+        match kind {
+            Kind::Free => self.unlink_free(index),
+            Kind::Hole => self.unlink_hole(index),
+            Kind::Used | Kind::Vacant => debug_assert!(false, "detached a node of kind {kind:?}"),
+        }
+        kind
+    }
+
+    fn attach(&mut self, index: u32, kind: Kind) {
+        match kind {
+            Kind::Hole => self.link_hole(index),
+            _ => self.link_free(index),
+        }
+    }
+
+    /// Gives a node that is in no list a kind, merged with neighbours of that kind.
+    fn become_kind(&mut self, index: u32, kind: Kind) {
+        let mut index = index;
+        let next = self.nodes[index as usize].next;
+        if next != NIL && self.nodes[next as usize].kind == kind {
+            self.detach(next);
+            self.absorb_next(index);
+        }
+        let prev = self.nodes[index as usize].prev;
+        if prev != NIL && self.nodes[prev as usize].kind == kind {
+            self.detach(prev);
+            self.absorb_next(prev);
+            index = prev;
+        }
+        self.attach(index, kind);
+    }
+
+    /// The books, recounted the slow way; an error names the first that does not agree.
+    #[cfg(test)]
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let mut index =
+            self.nodes.iter().position(|n| n.kind != Kind::Vacant && n.prev == NIL).ok_or("no first")? as u32;
+        let (mut at, mut free, mut used, mut last) = (0u64, 0u64, 0u64, Kind::Vacant);
+        let mut prev = NIL;
+        while index != NIL {
+            let node = &self.nodes[index as usize];
+            if u64::from(node.start) != at || node.units == 0 || node.prev != prev {
+                return Err(format!("node {index} at {} where {at} was due", node.start));
+            }
+            if node.kind == last && last != Kind::Used {
+                return Err(format!("node {index} did not merge with its neighbour"));
+            }
+            match node.kind {
+                Kind::Free => free += u64::from(node.units),
+                Kind::Used => used += u64::from(node.units),
+                Kind::Hole => {}
+                Kind::Vacant => return Err(format!("vacant node {index} is linked")),
+            }
+            (last, at, prev, index) = (node.kind, node.end(), index, node.next);
+        }
+        let mut listed = 0;
+        self.for_each_free(1, |_, node| listed += u64::from(node.units));
+        if (free, used, listed) != (self.free_units, self.used_units, free) {
+            return Err(format!("free {free} used {used} listed {listed}: {} {}", self.free_units, self.used_units));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(units: u32) -> Ask {
+        Ask { units, align: 1, requested: 0, tag: 0 }
+    }
+
+    fn backed(units: u32) -> Heap {
+        let mut heap = Heap::new(0, 1 << 20);
+        heap.convert(0, 0, units, Kind::Free, 0);
+        heap
+    }
+
+    #[test]
+    fn released_neighbours_merge_into_one() {
+        let mut heap = backed(1000);
+        let blocks: Vec<u32> = (0..10).filter_map(|_| heap.allocate(ask(100))).collect();
+        assert_eq!(blocks.len(), 10);
+        assert_eq!(heap.allocate(ask(1)), None);
+        for i in [1, 3, 5, 7, 9, 0, 2, 4, 6, 8] {
+            heap.release(blocks[i]);
+            heap.check().unwrap();
+        }
+        assert_eq!(heap.largest_free(), 1000);
+    }
+
+    #[test]
+    fn alignment_is_of_addresses() {
+        let mut heap = Heap::new(3, 4096);
+        heap.convert(0, 0, 1000, Kind::Free, 0);
+        let index = heap.allocate(Ask { align: 64, ..ask(10) }).unwrap();
+        assert_eq!((heap.node(index).unwrap().start + 3) % 64, 0);
+        heap.check().unwrap();
+    }
+
+    #[test]
+    fn a_claim_spans_free_memory_and_holes() {
+        let mut heap = backed(100);
+        heap.convert(0, 40, 20, Kind::Hole, 0);
+        heap.check().unwrap();
+        let (index, in_the_way) = heap.claim(0, 30, ask(50));
+        let node = heap.node(index).unwrap();
+        assert_eq!((node.start, node.units, in_the_way), (30, 50, 0));
+        assert_eq!(heap.free_units(), 50);
+        heap.check().unwrap();
+        heap.abandon(index);
+        heap.check().unwrap();
+        assert_eq!(heap.free_units(), 50);
+    }
+
+    #[test]
+    fn the_best_fit_of_a_bin_wins() {
+        let mut heap = backed(4000);
+        let mut cut = |units| {
+            let block = heap.allocate(ask(units)).unwrap();
+            heap.allocate(ask(1)).unwrap();
+            block
+        };
+        let (wide, tight) = (cut(263), cut(260));
+        heap.release(tight);
+        heap.release(wide);
+        assert_eq!(heap.allocate(ask(259)), Some(tight));
+    }
+
+    #[test]
+    fn another_streams_memory_is_taken_only_once_its_work_is_complete() {
+        let mut heap = backed(100);
+        let block = heap.allocate(ask(100)).unwrap();
+        heap.release(block);
+        let foreign = Ask { tag: 1, ..ask(50) };
+        assert_eq!(heap.allocate(foreign), None);
+        let early = heap.now() - 1;
+        heap.note_complete(1, early);
+        assert_eq!(heap.allocate(foreign), None, "a completion before the release says nothing of it");
+        heap.note_complete(1, heap.now());
+        assert!(heap.allocate(foreign).is_some());
+    }
+
+    #[test]
+    fn merged_memory_keeps_all_its_users() {
+        let mut heap = backed(100);
+        let (a, b) = (heap.allocate(ask(50)).unwrap(), heap.allocate(Ask { tag: 1, ..ask(50) }).unwrap());
+        heap.release(a);
+        heap.release(b);
+        let (claimed, in_the_way) = heap.claim(0, 0, Ask { tag: 1, ..ask(100) });
+        assert_eq!(in_the_way, 1, "only the other stream is in the way");
+        heap.release(claimed);
+        heap.check().unwrap();
+    }
+
+    #[test]
+    fn streams_past_the_last_tag_never_take_each_others_memory_unordered() {
+        let mut heap = backed(10);
+        let shared = Ask { tag: SHARED_TAG, ..ask(10) };
+        let block = heap.allocate(shared).unwrap();
+        heap.release(block);
+        assert_eq!(heap.allocate(shared), None);
+    }
+
+    #[test]
+    fn the_top_is_taken_last() {
+        let mut heap = backed(1000);
+        let (low, _keep) = (heap.allocate(ask(300)).unwrap(), heap.allocate(ask(100)).unwrap());
+        heap.release(low);
+        let next = heap.allocate(ask(50)).unwrap();
+        assert_eq!(heap.node(next).unwrap().start, 0);
+    }
+}

@@ -1,0 +1,98 @@
+//! Sizes: everything is placed in units of 512 bytes, and small blocks in size classes.
+//!
+//! Classes are an eighth of a doubling apart (12.5%), as in jemalloc. Class 0 is for blocks of zero bytes, which get
+//! an address and no memory.
+
+/// log2 of the unit in bytes.
+pub(crate) const UNIT_SHIFT: u32 = 9;
+/// The unit of placement in bytes.
+pub(crate) const UNIT: u64 = 1 << UNIT_SHIFT;
+/// The largest small block in bytes; larger ones are placed one by one.
+pub(crate) const SMALL_MAX: u64 = 64 << 10;
+/// Number of size classes, the class of zero bytes included.
+pub(crate) const CLASSES: usize = 41;
+/// The size of the slab that a class aims at, in units.
+const SLAB_UNITS: u32 = 512;
+
+/// Bytes in units, rounded up. `None` past what 32 bits of units hold (2 TiB).
+pub(crate) fn units_of(bytes: u64) -> Option<u32> {
+    u32::try_from(bytes.checked_add(UNIT - 1)? >> UNIT_SHIFT).ok()
+}
+
+/// The class of a small block.
+#[inline]
+pub(crate) fn class_of(bytes: u64) -> usize {
+    debug_assert!(bytes <= SMALL_MAX);
+    let units = (bytes + (UNIT - 1)) >> UNIT_SHIFT;
+    if units <= 16 {
+        return units as usize;
+    }
+    // Between 2^k and 2^(k+1) units there are eight classes: `units` rounded up to 2^(k-3).
+    let k = 63 - (units - 1).leading_zeros();
+    let step = k - 3;
+    let eighth = ((units - 1) >> step) - 8;
+    (9 + (k - 3) * 8) as usize + eighth as usize
+}
+
+/// The units of a block of this class.
+pub(crate) const fn class_units(class: usize) -> u32 {
+    if class <= 16 {
+        return class as u32;
+    }
+    let k = (class as u32 - 9) / 8 + 3;
+    let eighth = (class as u32 - 9) % 8;
+    (9 + eighth) << (k - 3)
+}
+
+/// The distance between blocks of this class in units; that of zero bytes takes addresses, though no memory.
+pub(crate) const fn class_stride(class: usize) -> u32 {
+    if class == 0 { 1 } else { class_units(class) }
+}
+
+/// How many blocks a slab of this class holds: 8 to 64.
+pub(crate) const fn class_slots(class: usize) -> u32 {
+    if class == 0 {
+        return 64;
+    }
+    let slots = SLAB_UNITS / class_units(class);
+    if slots < 8 {
+        8
+    } else if slots > 64 {
+        64
+    } else {
+        slots
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_small_size_has_the_smallest_class_that_holds_it() {
+        assert_eq!(class_of(0), 0);
+        for bytes in 1..=SMALL_MAX {
+            let class = class_of(bytes);
+            assert!(class < CLASSES);
+            assert!(u64::from(class_units(class)) * UNIT >= bytes, "{bytes}");
+            assert!(u64::from(class_units(class - 1)) * UNIT < bytes, "{bytes} fits the class below");
+        }
+    }
+
+    #[test]
+    fn classes_waste_at_most_an_eighth() {
+        for class in 17..CLASSES {
+            let (below, this) = (class_units(class - 1), class_units(class));
+            assert!(this > below && u64::from(this - below) * 8 <= u64::from(below), "{class}");
+        }
+    }
+
+    #[test]
+    fn units_never_wrap() {
+        assert_eq!(units_of(0), Some(0));
+        assert_eq!(units_of(513), Some(2));
+        assert_eq!(units_of(u64::MAX), None);
+        assert_eq!(units_of((1 << 41) - 512), Some(u32::MAX));
+        assert_eq!(units_of((1 << 41) - 511), None);
+    }
+}

@@ -1,0 +1,307 @@
+//! The pool: the allocator that programs use, over any backend.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use alloc_core::pressure::{self, Registration, Relieve};
+
+use alloc_core::{
+    Addressing, AllocError, AllocatorEvent, Block, Device, DeviceAllocator, Layout, MemoryProvider, ProviderError,
+    ProviderErrorKind, ReleaseError, Statistics, Stream, StreamSet, Transfer,
+};
+
+use crate::arena::Arena;
+use crate::cache::{self, CacheCounters, PoolKey};
+use crate::config::{ConfigError, PoolConfig};
+use crate::driver::Driver;
+use crate::id::MAX_ARENAS;
+use crate::ledger::Ledger;
+use crate::notes::{self, Note};
+use crate::pages::Pages;
+use crate::park::ParkList;
+use crate::placement::units::{SMALL_MAX, UNIT, UNIT_SHIFT, class_of};
+use crate::statistics::CacheTotals;
+use crate::streams::{Seats, Tags};
+
+/// A pooling, stream-ordered allocator over a [`MemoryProvider`].
+///
+/// Small blocks (up to 64 KiB) come from thread caches, large ones from the arena of their stream, both without a
+/// call to the backend; pages move between arenas before new ones are created. Dropping the pool waits for its
+/// streams and gives everything back to the device.
+#[derive(Debug)]
+pub struct Pool<P: MemoryProvider> {
+    inner: Arc<Inner<P>>,
+}
+
+/// What a pool shares with the caches of its threads.
+#[derive(Debug)]
+pub(crate) struct Inner<P: MemoryProvider> {
+    pub(crate) key: PoolKey,
+    pub(crate) device: Device,
+    pub(crate) mapped: bool,
+    pub(crate) granularity: u64,
+    pub(crate) arena_bytes: u64,
+    pub(crate) config: PoolConfig,
+    pub(crate) driver: Driver<P>,
+    pub(crate) ledger: Ledger,
+    pub(crate) arenas: Box<[OnceLock<Box<Arena>>]>,
+    /// Moves on when thread caches are to be emptied.
+    epoch: AtomicU32,
+    pages: Mutex<Pages<P::Physical>>,
+    pub(crate) seats: Mutex<Seats>,
+    pub(crate) tags: Mutex<Tags<P::Event>>,
+    pub(crate) parked: Mutex<ParkList<P::Event>>,
+    /// Notes made under a lock, told once it is released.
+    pub(crate) deferred: Mutex<Vec<Note>>,
+    pub(crate) caches: Mutex<CacheTotals>,
+    pub(crate) rejected: AtomicU64,
+    pub(crate) waits: AtomicU64,
+    pub(crate) registration: Registration,
+}
+
+/// Names of pools for the threads' caches: slots are reused, numbers are not.
+#[derive(Debug)]
+struct Keys {
+    next_pool: u64,
+    free_slots: Vec<usize>,
+    slots: usize,
+}
+
+static KEYS: Mutex<Keys> = Mutex::new(Keys { next_pool: 1, free_slots: Vec::new(), slots: 0 });
+
+fn new_key() -> PoolKey {
+    let mut keys = KEYS.lock().unwrap_or_else(PoisonError::into_inner);
+    let pool = keys.next_pool;
+    keys.next_pool += 1;
+    let slot = keys.free_slots.pop().unwrap_or_else(|| {
+        keys.slots += 1;
+        keys.slots - 1
+    });
+    PoolKey { slot, pool }
+}
+
+impl<P: MemoryProvider> Pool<P> {
+    /// A pool over `provider`. Takes nothing from the device until the first allocation.
+    ///
+    /// # Errors
+    /// [`PoolError::Config`] for settings out of range, [`PoolError::Granularity`] for a backend whose pages the
+    /// engine can't place.
+    pub fn new(provider: P, config: PoolConfig) -> Result<Self, PoolError> {
+        config.validate()?;
+        let granularity = provider.granularity();
+        if !granularity.is_power_of_two() || !(4096..=1 << 36).contains(&granularity) {
+            return Err(PoolError::Granularity { device: provider.device(), granularity });
+        }
+        let device = provider.device();
+        let mapped = provider.addressing() == Addressing::Mapped;
+        let total = provider.memory().map_or(64 << 30, |memory| memory.total);
+        let arena_bytes = if mapped {
+            Inner::<P>::choose_arena_bytes(config.address_space, total, granularity)
+        } else {
+            // Offsets of segments are no addresses, so they cost nothing.
+            Inner::<P>::choose_arena_bytes(Some(u64::MAX), total, granularity)
+        };
+        let inner = |inner: &Weak<Inner<P>>| Inner {
+            key: new_key(),
+            device,
+            mapped,
+            granularity,
+            arena_bytes,
+            driver: Driver::new(provider),
+            ledger: Ledger::new(),
+            arenas: (0..MAX_ARENAS).map(|_| OnceLock::new()).collect(),
+            epoch: AtomicU32::new(0),
+            pages: Mutex::new(Pages::new((granularity >> UNIT_SHIFT) as u32)),
+            seats: Mutex::default(),
+            tags: Mutex::new(Tags::new()),
+            parked: Mutex::new(ParkList::new()),
+            deferred: Mutex::new(Vec::with_capacity(16)),
+            caches: Mutex::default(),
+            rejected: AtomicU64::new(0),
+            waits: AtomicU64::new(0),
+            registration: pressure::register(device, Weak::clone(inner) as Weak<dyn Relieve>),
+            config,
+        };
+        Ok(Self { inner: Arc::new_cyclic(inner) })
+    }
+
+    /// The backend.
+    pub fn provider(&self) -> &P {
+        self.inner.driver.provider()
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &PoolConfig {
+        &self.inner.config
+    }
+
+    /// Gives the calling thread's cached blocks back to the arenas, so that other threads may have them. Other
+    /// threads do the same at their next call after a [`trim`](DeviceAllocator::trim), and when they end.
+    pub fn flush_thread_cache(&self) {
+        cache::drain(self.inner.key);
+    }
+
+    #[cold]
+    fn refuse(&self, error: ReleaseError) -> ReleaseError {
+        self.inner.rejected.fetch_add(1, Ordering::Relaxed);
+        self.inner.tell(&AllocatorEvent::RejectedRelease(&error));
+        error
+    }
+}
+
+/// A pool that could not be made.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PoolError {
+    /// A setting makes no sense.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The backend's pages are no power of two between 4 KiB and 64 GiB.
+    #[error("pages of {granularity} bytes on {device} can't be pooled")]
+    Granularity {
+        /// The device.
+        device: Device,
+        /// Its granularity in bytes.
+        granularity: u64,
+    },
+}
+
+impl From<PoolError> for AllocError {
+    fn from(error: PoolError) -> Self {
+        let device = match &error {
+            PoolError::Granularity { device, .. } => *device,
+            PoolError::Config(_) => Device::CPU,
+        };
+        Self::Provider(ProviderError {
+            device,
+            call: "new pool",
+            code: 0,
+            name: error.to_string().into(),
+            kind: ProviderErrorKind::InvalidArgument,
+        })
+    }
+}
+
+impl<P: MemoryProvider> DeviceAllocator for Pool<P> {
+    fn device(&self) -> Device {
+        self.inner.device
+    }
+
+    #[inline]
+    fn allocate(&self, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
+        let inner = &self.inner;
+        let size = layout.size();
+        if size <= SMALL_MAX && layout.align() <= UNIT {
+            let class = class_of(size);
+            let hit = cache::with(inner.key, inner.epoch(), stream, |cache| inner.allocate_cached(cache, class, size));
+            if let Some(Some(block)) = hit {
+                return Ok(block);
+            }
+            return Inner::allocate_small(inner, class, size, stream);
+        }
+        Inner::allocate_large(inner, layout, stream)
+    }
+
+    #[inline]
+    unsafe fn release(&self, block: Block, stream: Stream, uses: &StreamSet) -> Result<(), ReleaseError> {
+        Inner::release(&self.inner, block, stream, uses).map_err(|error| self.refuse(error))
+    }
+
+    fn statistics(&self) -> Statistics {
+        self.inner.gather_statistics()
+    }
+
+    fn trim(&self, keep: u64) -> u64 {
+        self.inner.trim(keep)
+    }
+
+    fn transfer(&self) -> &dyn Transfer {
+        self.inner.driver.provider().transfer()
+    }
+
+    fn retire_stream(&self, stream: Stream) {
+        self.inner.retire(stream);
+    }
+}
+
+impl<P: MemoryProvider> Inner<P> {
+    #[inline]
+    pub(crate) fn arena(&self, index: u32) -> Option<&Arena> {
+        self.arenas.get(index as usize)?.get().map(|arena| &**arena)
+    }
+
+    #[inline]
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch.load(Ordering::Relaxed)
+    }
+
+    /// Has every thread empty its caches at its next call.
+    pub(crate) fn next_epoch(&self) {
+        self.epoch.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn lock_pages(&self) -> MutexGuard<'_, Pages<P::Physical>> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn tell(&self, event: &AllocatorEvent<'_>) {
+        notes::tell(event, self.device, self.config.hook.as_deref());
+    }
+
+    /// Takes the notes out of the page layer, to be told with [`Inner::tell_deferred`] once it is unlocked.
+    pub(crate) fn defer_notes(&self, pages: &mut Pages<P::Physical>) {
+        if self.config.hook.is_none() && !tracing::enabled!(tracing::Level::DEBUG) {
+            pages.notes.clear();
+            return;
+        }
+        self.deferred.lock().unwrap_or_else(PoisonError::into_inner).append(&mut pages.notes);
+    }
+
+    /// Tells what was noted under locks. Called with none held.
+    pub(crate) fn tell_deferred(&self) {
+        let mut deferred = self.deferred.lock().unwrap_or_else(PoisonError::into_inner);
+        if deferred.is_empty() {
+            return;
+        }
+        let notes = std::mem::take(&mut *deferred);
+        drop(deferred);
+        for note in notes {
+            note.tell(self.device, self.config.hook.as_deref());
+        }
+    }
+
+    fn trim(&self, keep: u64) -> u64 {
+        cache::drain(self.key);
+        self.next_epoch();
+        self.wait_for_parked();
+        let mut pages = self.lock_pages();
+        let given = self.give_back(&mut pages, keep);
+        self.defer_notes(&mut pages);
+        drop(pages);
+        self.tell_deferred();
+        given
+    }
+
+    /// A new set of counters, known to the statistics.
+    pub(crate) fn new_counters(&self) -> Arc<CacheCounters> {
+        let counters = Arc::new(CacheCounters::default());
+        self.caches.lock().unwrap_or_else(PoisonError::into_inner).add(Arc::clone(&counters));
+        counters
+    }
+}
+
+impl<P: MemoryProvider> Relieve for Inner<P> {
+    fn relieve(&self, bytes: u64) -> u64 {
+        let keep = self.lock_pages().reserved.current.saturating_sub(bytes);
+        self.trim(keep)
+    }
+}
+
+impl<P: MemoryProvider> Drop for Inner<P> {
+    fn drop(&mut self) {
+        self.wait_for_parked();
+        let mut pages = std::mem::replace(&mut *self.lock_pages(), Pages::new(1));
+        self.close(&mut pages);
+        KEYS.lock().unwrap_or_else(PoisonError::into_inner).free_slots.push(self.key.slot);
+    }
+}

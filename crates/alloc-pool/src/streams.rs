@@ -1,0 +1,353 @@
+//! Streams and their tags, the seats of threads at arenas, and how memory passes from one stream to another.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{MutexGuard, PoisonError};
+
+use alloc_core::{AddressRange, AllocError, MemoryProvider, ProviderError, ProviderErrorKind, Stream};
+
+use crate::arena::{Addresses, Arena, ZERO_RANGE};
+use crate::id::MAX_ARENAS;
+use crate::notes::Note;
+use crate::placement::heap::{Heap, SHARED_TAG, Tag, TagSet};
+use crate::placement::units::UNIT_SHIFT;
+use crate::pool::Inner;
+
+/// Which stream a tag stands for. Taken when a thread meets a stream for the first time, and on misses.
+#[derive(Debug)]
+pub(crate) struct Tags<E> {
+    tags: HashMap<Stream, Tag>,
+    /// By tag.
+    streams: Vec<Stream>,
+    /// Tags of retired streams.
+    orphans: Vec<Tag>,
+    /// The streams that share the last tag.
+    shared: Vec<Stream>,
+    /// Streams that are gone, with the point up to which they had been submitted, unless that is complete.
+    retired: HashMap<Stream, Option<E>>,
+}
+
+impl<E> Tags<E> {
+    pub(crate) fn new() -> Self {
+        Self {
+            tags: HashMap::new(),
+            streams: Vec::new(),
+            orphans: Vec::new(),
+            shared: Vec::new(),
+            retired: HashMap::new(),
+        }
+    }
+
+    fn streams_of(&self, tag: Tag) -> &[Stream] {
+        if tag == SHARED_TAG {
+            return &self.shared;
+        }
+        self.streams.get(tag as usize).map(std::slice::from_ref).unwrap_or_default()
+    }
+}
+
+/// How many threads use each pair of arenas.
+#[derive(Debug, Default)]
+pub(crate) struct Seats {
+    population: Vec<u32>,
+}
+
+/// Where a thread allocates for a stream: an arena for large blocks; the next one is for its slabs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seat {
+    pub(crate) tag: Tag,
+    pub(crate) arena: u32,
+}
+
+/// The largest range of addresses that an arena can have: offsets are 32 bits of units.
+const MAX_ARENA_BYTES: u64 = 1 << 41;
+
+impl<P: MemoryProvider> Inner<P> {
+    fn lock_tags(&self) -> MutexGuard<'_, Tags<P::Event>> {
+        self.tags.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_seats(&self) -> MutexGuard<'_, Seats> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A seat for the calling thread: the stream's tag, and the arena that the fewest threads use.
+    pub(crate) fn take_seat(&self, stream: Stream) -> Result<Seat, AllocError> {
+        let tag = self.tag_of(stream)?;
+        let mut seats = self.lock_seats();
+        if seats.population.is_empty() {
+            self.new_arenas(&mut seats)?;
+        }
+        let pair = seats.population.iter().enumerate().min_by_key(|(_, threads)| **threads).map_or(0, |(pair, _)| pair);
+        seats.population[pair] += 1;
+        Ok(Seat { tag, arena: pair as u32 * 2 })
+    }
+
+    /// Moves the calling thread from a crowded arena to one with fewer threads, if there is one or may be one more.
+    pub(crate) fn change_seat(&self, arena: u32) -> Option<u32> {
+        let mut seats = self.lock_seats();
+        let from = arena as usize / 2;
+        let here = *seats.population.get(from)?;
+        let (mut to, fewest) = seats.population.iter().copied().enumerate().min_by_key(|(_, threads)| *threads)?;
+        if fewest + 1 >= here {
+            if here <= 1 || seats.population.len() >= self.config.arenas as usize {
+                return None;
+            }
+            self.new_arenas(&mut seats).ok()?;
+            to = seats.population.len() - 1;
+        }
+        seats.population[from] -= 1;
+        seats.population[to] += 1;
+        Some(to as u32 * 2)
+    }
+
+    pub(crate) fn leave_seat(&self, arena: u32) {
+        if let Some(threads) = self.lock_seats().population.get_mut(arena as usize / 2) {
+            *threads = threads.saturating_sub(1);
+        }
+    }
+
+    fn new_arenas(&self, seats: &mut Seats) -> Result<(), AllocError> {
+        self.new_arena()?;
+        self.new_arena()?;
+        seats.population.push(0);
+        Ok(())
+    }
+
+    fn new_arena(&self) -> Result<(), AllocError> {
+        let mut pages = self.lock_pages();
+        let index = pages.arena_count();
+        let Some(place) = self.arenas.get(index as usize) else {
+            return Err(AllocError::Provider(ProviderError {
+                device: self.device,
+                call: "new arena",
+                code: MAX_ARENAS as i64,
+                name: "too many arenas".into(),
+                kind: ProviderErrorKind::OutOfMemory,
+            }));
+        };
+        let granule_units = pages.granule_units();
+        let (range, addresses, bytes) = if self.mapped {
+            let range = self.reserve_halving(self.arena_bytes)?;
+            let bytes = range.bytes - ZERO_RANGE.max(self.granularity);
+            (Some(range), Addresses::Range { base: range.start.get() }, bytes)
+        } else {
+            (None, Addresses::Segments { granules: Vec::new(), granule_units }, self.arena_bytes)
+        };
+        let granules = (bytes >> UNIT_SHIFT) as u32 / granule_units;
+        let base = range.map_or(0, |range| range.start.get() >> UNIT_SHIFT);
+        pages.add_arena(range, granules);
+        place.get_or_init(|| Box::new(Arena::new(Heap::new(base, granules * granule_units), addresses)));
+        Ok(())
+    }
+
+    /// Reserves addresses for an arena and for its blocks of zero bytes: less and less as long as that fails.
+    fn reserve_halving(&self, bytes: u64) -> Result<AddressRange, ProviderError> {
+        let mut bytes = bytes;
+        loop {
+            match self.driver.reserve(bytes + ZERO_RANGE.max(self.granularity)) {
+                Ok(range) => return Ok(range),
+                Err(error) if error.kind == ProviderErrorKind::OutOfMemory && bytes > 64 * self.granularity => {
+                    bytes = (bytes / 2).next_multiple_of(self.granularity);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The addresses to reserve for each arena.
+    pub(crate) fn choose_arena_bytes(wanted: Option<u64>, device_total: u64, granularity: u64) -> u64 {
+        let wanted = wanted.unwrap_or_else(|| device_total.saturating_mul(8)).max(granularity.saturating_mul(64));
+        let wanted = wanted.checked_next_power_of_two().unwrap_or(MAX_ARENA_BYTES);
+        wanted.min(MAX_ARENA_BYTES - granularity.max(1 << UNIT_SHIFT))
+    }
+
+    /// The stream's tag; a new stream takes over that of a retired one if there is any.
+    pub(crate) fn tag_of(&self, stream: Stream) -> Result<Tag, ProviderError> {
+        let mut tags = self.lock_tags();
+        if let Some(&tag) = tags.tags.get(&stream) {
+            return Ok(tag);
+        }
+        // A handle may come back after the stream that had it was retired.
+        let before = tags.retired.remove(&stream).flatten();
+        if let Some(event) = before {
+            self.driver.provider().recycle(event);
+        }
+        let tag = if let Some(orphan) = tags.orphans.pop() {
+            let before = tags.streams[orphan as usize];
+            if let Err(error) = self.order_after_in(&mut tags, before, stream) {
+                tags.orphans.push(orphan);
+                return Err(error);
+            }
+            tags.streams[orphan as usize] = stream;
+            orphan
+        } else if tags.streams.len() < SHARED_TAG as usize {
+            tags.streams.push(stream);
+            tags.streams.len() as Tag - 1
+        } else {
+            tags.shared.push(stream);
+            SHARED_TAG
+        };
+        tags.tags.insert(stream, tag);
+        Ok(tag)
+    }
+
+    /// The stream's tag if it has one.
+    pub(crate) fn known_tag(&self, stream: Stream) -> Option<Tag> {
+        self.lock_tags().tags.get(&stream).copied()
+    }
+
+    /// Says goodbye to a stream: its tag, and so its memory, goes to the next stream that comes.
+    pub(crate) fn retire(&self, stream: Stream) {
+        let mut tags = self.lock_tags();
+        let Some(&tag) = tags.tags.get(&stream) else { return };
+        let event = match self.driver.record(stream) {
+            Ok(event) => event,
+            Err(error) => {
+                // Its memory stays with it: whoever asks for it will meet the error.
+                tracing::debug!(%error, ?stream, "the point up to which a retired stream had come is unknown");
+                return;
+            }
+        };
+        tags.tags.remove(&stream);
+        tags.retired.insert(stream, event);
+        if tag != SHARED_TAG {
+            tags.orphans.push(tag);
+        }
+        drop(tags);
+        self.next_epoch();
+    }
+
+    /// Those of the tags all of whose work submitted so far is known to be complete.
+    pub(crate) fn idle_tags(&self, tags: TagSet) -> TagSet {
+        if tags == 0 {
+            return 0;
+        }
+        let mut table = self.lock_tags();
+        let (mut rest, mut idle) = (tags, 0);
+        while rest != 0 {
+            let tag = rest.trailing_zeros();
+            rest &= rest - 1;
+            let streams: Vec<Stream>;
+            let one;
+            let list: &[Stream] = match table.streams_of(tag as Tag) {
+                [stream] => {
+                    one = [*stream];
+                    &one
+                }
+                several => {
+                    streams = several.to_vec();
+                    &streams
+                }
+            };
+            if list.iter().all(|&stream| self.is_idle_in(&mut table, stream).unwrap_or(false)) {
+                idle |= 1 << tag;
+            }
+        }
+        idle
+    }
+
+    fn is_idle_in(&self, tags: &mut Tags<P::Event>, stream: Stream) -> Result<bool, ProviderError> {
+        if let Some(event) = tags.retired.get_mut(&stream) {
+            return self.settle_event(event);
+        }
+        if self.driver.provider().is_capturing(stream)? {
+            return Ok(false);
+        }
+        let mut event = self.driver.record(stream)?;
+        let idle = self.settle_event(&mut event);
+        if let Some(event) = event {
+            self.driver.provider().recycle(event);
+        }
+        idle
+    }
+
+    /// Whether the event is complete; a complete one is given back.
+    fn settle_event(&self, event: &mut Option<P::Event>) -> Result<bool, ProviderError> {
+        match event {
+            None => Ok(true),
+            Some(pending) if self.driver.is_complete(pending)? => {
+                event.take().into_iter().for_each(|event| self.driver.provider().recycle(event));
+                Ok(true)
+            }
+            Some(_) => Ok(false),
+        }
+    }
+
+    /// Blocks until all work submitted to the streams of these tags so far is complete.
+    pub(crate) fn wait_for_tags(&self, tags: TagSet) -> Result<(), ProviderError> {
+        let mut rest = tags;
+        while rest != 0 {
+            let streams = self.lock_tags().streams_of(rest.trailing_zeros() as Tag).to_vec();
+            for stream in streams {
+                self.wait_for(stream)?;
+            }
+            rest &= rest - 1;
+        }
+        Ok(())
+    }
+
+    /// Blocks until all work submitted to the stream so far is complete.
+    pub(crate) fn wait_for(&self, stream: Stream) -> Result<(), ProviderError> {
+        let mut tags = self.lock_tags();
+        if let Some(event) = tags.retired.get_mut(&stream) {
+            if let Some(pending) = event {
+                self.driver.synchronize(pending)?;
+            }
+            *event = None;
+            return Ok(());
+        }
+        drop(tags);
+        if let Some(event) = self.driver.record(stream)? {
+            let result = self.driver.synchronize(&event);
+            self.driver.provider().recycle(event);
+            result?;
+        }
+        Ok(())
+    }
+
+    /// Makes `after` wait for all work submitted to the streams of these tags so far, as far as that is not complete.
+    pub(crate) fn order_after_tags(&self, before: TagSet, after: Stream) -> Result<(), (Tag, ProviderError)> {
+        let mut rest = before;
+        while rest != 0 {
+            let tag = rest.trailing_zeros() as Tag;
+            let mut tags = self.lock_tags();
+            for stream in tags.streams_of(tag).to_vec() {
+                if stream != after {
+                    self.order_after_in(&mut tags, stream, after).map_err(|error| (tag, error))?;
+                }
+            }
+            rest &= rest - 1;
+        }
+        Ok(())
+    }
+
+    fn order_after_in(&self, tags: &mut Tags<P::Event>, before: Stream, after: Stream) -> Result<(), ProviderError> {
+        if let Some(event) = tags.retired.get_mut(&before) {
+            return match event {
+                Some(pending) if !self.driver.is_complete(pending)? => self.make_wait(after, pending),
+                _ => Ok(()),
+            };
+        }
+        let mut event = self.driver.record(before)?;
+        if self.settle_event(&mut event)? {
+            return Ok(());
+        }
+        let Some(event) = event else { return Ok(()) };
+        let waited = self.make_wait(after, &event);
+        self.driver.provider().recycle(event);
+        waited
+    }
+
+    fn make_wait(&self, after: Stream, event: &P::Event) -> Result<(), ProviderError> {
+        self.driver.make_wait(after, event)?;
+        self.waits.fetch_add(1, Ordering::Relaxed);
+        self.deferred.lock().unwrap_or_else(PoisonError::into_inner).push(Note::Waited { stream: after });
+        Ok(())
+    }
+
+    /// Whether the work of a retired stream is complete, or `None` if the stream is not retired.
+    pub(crate) fn retired_is_idle(&self, stream: Stream) -> Option<Result<bool, ProviderError>> {
+        self.lock_tags().retired.get_mut(&stream).map(|event| self.settle_event(event))
+    }
+}

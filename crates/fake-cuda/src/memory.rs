@@ -1,0 +1,329 @@
+//! Device memory, backed by the host's.
+
+use std::ffi::c_void;
+
+use crate::abi::{INVALID_VALUE, OUT_OF_MEMORY};
+use crate::world::World;
+
+pub(crate) const GRANULARITY: u64 = 2 << 20;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    Device,
+    /// From a pool; `freed` once its release was submitted.
+    Pooled {
+        pool: u64,
+        freed: bool,
+    },
+    HostAllocated,
+    /// The program's own memory, page-locked.
+    HostRegistered,
+}
+
+pub(crate) struct Allocation {
+    pub(crate) bytes: u64,
+    pub(crate) device: usize,
+    pub(crate) kind: Kind,
+}
+
+pub(crate) struct Physical {
+    pub(crate) file: i32,
+    pub(crate) bytes: u64,
+    pub(crate) device: usize,
+    pub(crate) mappings: u64,
+    pub(crate) released: bool,
+}
+
+pub(crate) struct Mapping {
+    pub(crate) bytes: u64,
+    pub(crate) physical: u64,
+    pub(crate) access: Vec<usize>,
+}
+
+pub(crate) struct Pool {
+    pub(crate) device: usize,
+    pub(crate) used: u64,
+    pub(crate) reserved: u64,
+    pub(crate) reserved_high: u64,
+    pub(crate) threshold: u64,
+}
+
+impl Pool {
+    pub(crate) fn new(device: usize) -> Self {
+        Self { device, used: 0, reserved: 0, reserved_high: 0, threshold: 0 }
+    }
+}
+
+fn map_at(address: u64, bytes: u64, protection: i32, flags: i32, file: i32) -> Result<u64, i32> {
+    // SAFETY: without MAP_FIXED this disturbs nothing; with it, callers pass ranges that this library reserved.
+    let mapped = unsafe { libc::mmap(address as *mut c_void, bytes as usize, protection, flags, file, 0) };
+    if mapped == libc::MAP_FAILED { Err(OUT_OF_MEMORY) } else { Ok(mapped as u64) }
+}
+
+/// Fresh host memory, aligned to `align`.
+pub(crate) fn obtain(bytes: u64, align: u64, protection: i32) -> Result<u64, i32> {
+    let padded = bytes.checked_add(align).ok_or(OUT_OF_MEMORY)?;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let start = map_at(0, padded, protection, flags, -1)?;
+    let aligned = start.next_multiple_of(align);
+    give_back(start, aligned - start);
+    let end = (aligned + bytes).next_multiple_of(4096);
+    give_back(end, (start + padded).next_multiple_of(4096) - end);
+    Ok(aligned)
+}
+
+pub(crate) fn give_back(address: u64, bytes: u64) {
+    if bytes > 0 {
+        // SAFETY: the range came from `obtain` and nothing of the library refers to it any more.
+        unsafe { libc::munmap(address as *mut c_void, bytes as usize) };
+    }
+}
+
+pub(crate) fn new_file(bytes: u64) -> Result<i32, i32> {
+    // SAFETY: the name is a C string.
+    let file = unsafe { libc::memfd_create(c"fake-cuda".as_ptr(), libc::MFD_CLOEXEC) };
+    if file < 0 {
+        return Err(OUT_OF_MEMORY);
+    }
+    // SAFETY: the file was just made.
+    if unsafe { libc::ftruncate(file, bytes as i64) } != 0 {
+        close(file);
+        return Err(OUT_OF_MEMORY);
+    }
+    Ok(file)
+}
+
+pub(crate) fn close(file: i32) {
+    // SAFETY: callers own the file and forget it.
+    unsafe { libc::close(file) };
+}
+
+pub(crate) fn copy(to: u64, from: u64, bytes: u64) {
+    // SAFETY: callers checked both ranges against the books, or the program vouches for its own host memory.
+    unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes as usize) }
+}
+
+pub(crate) fn fill(to: u64, bytes: u64, value: u8) {
+    // SAFETY: as in `copy`.
+    unsafe { std::ptr::write_bytes(to as *mut u8, value, bytes as usize) }
+}
+
+/// What an address range is to a device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reach {
+    /// Memory that the device can use.
+    Usable,
+    /// Memory that only the host knows.
+    Pageable,
+    /// An address that faults.
+    Fault,
+}
+
+impl World {
+    pub(crate) fn reach(&self, context: u64, address: u64, bytes: u64) -> Reach {
+        let Some(end) = address.checked_add(bytes) else {
+            return Reach::Fault;
+        };
+        let Some(found) = self.contexts.get(&context) else {
+            return Reach::Fault;
+        };
+        if let Some((start, length)) = self.reservations.range(..=address).next_back()
+            && address < start + length
+        {
+            let mut at = address;
+            while at < end {
+                match self.mappings.range(..=at).next_back() {
+                    Some((start, mapping)) if at < start + mapping.bytes && mapping.access.contains(&found.device) => {
+                        at = start + mapping.bytes;
+                    }
+                    _ => return Reach::Fault,
+                }
+            }
+            return Reach::Usable;
+        }
+        match self.allocations.range(..=address).next_back() {
+            Some((start, allocation)) if address < start + allocation.bytes => {
+                let host = matches!(allocation.kind, Kind::HostAllocated | Kind::HostRegistered);
+                let near = host || allocation.device == found.device || found.peers.contains(&allocation.device);
+                if end <= start + allocation.bytes && near { Reach::Usable } else { Reach::Fault }
+            }
+            _ => Reach::Pageable,
+        }
+    }
+
+    pub(crate) fn allocate(&mut self, device: usize, bytes: u64, kind: Kind) -> Result<u64, i32> {
+        if bytes == 0 {
+            return Err(INVALID_VALUE);
+        }
+        match kind {
+            Kind::Device => self.take(device, bytes)?,
+            Kind::Pooled { pool, .. } => {
+                let (used, reserved) =
+                    self.pools.get(&pool).map(|pool| (pool.used, pool.reserved)).ok_or(INVALID_VALUE)?;
+                let used = used.checked_add(bytes).ok_or(OUT_OF_MEMORY)?;
+                self.take(device, used.saturating_sub(reserved))?;
+                if let Some(pool) = self.pools.get_mut(&pool) {
+                    pool.used = used;
+                    pool.reserved = reserved.max(used);
+                    pool.reserved_high = pool.reserved_high.max(pool.reserved);
+                }
+            }
+            Kind::HostAllocated | Kind::HostRegistered => {}
+        }
+        match obtain(bytes, 512, libc::PROT_READ | libc::PROT_WRITE) {
+            Ok(address) => {
+                self.allocations.insert(address, Allocation { bytes, device, kind });
+                Ok(address)
+            }
+            Err(code) => {
+                self.uncount(device, bytes, kind);
+                Err(code)
+            }
+        }
+    }
+
+    fn uncount(&mut self, device: usize, bytes: u64, kind: Kind) {
+        match kind {
+            Kind::Device => self.devices[device].used -= bytes,
+            Kind::Pooled { pool, .. } => {
+                if let Some(pool) = self.pools.get_mut(&pool) {
+                    pool.used -= bytes;
+                    let keep = pool.used.max(pool.threshold.min(pool.reserved));
+                    self.devices[pool.device].used -= pool.reserved - keep;
+                    pool.reserved = keep;
+                }
+            }
+            Kind::HostAllocated | Kind::HostRegistered => {}
+        }
+    }
+
+    pub(crate) fn deallocate(&mut self, address: u64) {
+        if let Some(Allocation { bytes, device, kind }) = self.allocations.remove(&address) {
+            self.uncount(device, bytes, kind);
+            give_back(address, bytes.next_multiple_of(4096));
+        }
+    }
+
+    pub(crate) fn trim_pool(&mut self, pool: u64, keep: u64) -> Result<(), i32> {
+        let pool = self.pools.get_mut(&pool).ok_or(INVALID_VALUE)?;
+        let target = pool.used.max(keep.min(pool.reserved));
+        self.devices[pool.device].used -= pool.reserved - target;
+        pool.reserved = target;
+        Ok(())
+    }
+
+    pub(crate) fn reserve(&mut self, bytes: u64, align: u64) -> Result<u64, i32> {
+        if bytes == 0 || !bytes.is_multiple_of(GRANULARITY) {
+            return Err(INVALID_VALUE);
+        }
+        let start = obtain(bytes, align.max(GRANULARITY), libc::PROT_NONE)?;
+        self.reservations.insert(start, bytes);
+        Ok(start)
+    }
+
+    pub(crate) fn unreserve(&mut self, address: u64, bytes: u64) -> Result<(), i32> {
+        if self.reservations.get(&address) != Some(&bytes) {
+            self.violation(format!("cuMemAddressFree of {address:#x}, {bytes} bytes, which is not a reservation"));
+            return Err(INVALID_VALUE);
+        }
+        if self.mappings.range(address..address + bytes).next().is_some() {
+            self.violation(format!("cuMemAddressFree of {address:#x} with mappings in it"));
+            return Err(INVALID_VALUE);
+        }
+        self.reservations.remove(&address);
+        give_back(address, bytes);
+        Ok(())
+    }
+
+    pub(crate) fn create(&mut self, device: usize, bytes: u64) -> Result<u64, i32> {
+        if bytes == 0 || !bytes.is_multiple_of(GRANULARITY) {
+            return Err(INVALID_VALUE);
+        }
+        self.take(device, bytes)?;
+        let file = new_file(bytes).inspect_err(|_| self.devices[device].used -= bytes)?;
+        let handle = self.fresh();
+        self.physical.insert(handle, Physical { file, bytes, device, mappings: 0, released: false });
+        Ok(handle)
+    }
+
+    pub(crate) fn release(&mut self, handle: u64) -> Result<(), i32> {
+        match self.physical.get_mut(&handle) {
+            Some(physical) if !physical.released => {
+                physical.released = true;
+                self.forget_unused(handle);
+                Ok(())
+            }
+            _ => {
+                self.violation(format!("cuMemRelease of {handle:#x}, which is not a handle"));
+                Err(INVALID_VALUE)
+            }
+        }
+    }
+
+    fn forget_unused(&mut self, handle: u64) {
+        if let Some(physical) = self.physical.get(&handle)
+            && physical.released
+            && physical.mappings == 0
+        {
+            self.devices[physical.device].used -= physical.bytes;
+            close(physical.file);
+            self.physical.remove(&handle);
+        }
+    }
+
+    pub(crate) fn map(&mut self, address: u64, bytes: u64, handle: u64) -> Result<(), i32> {
+        let inside = self
+            .reservations
+            .range(..=address)
+            .next_back()
+            .is_some_and(|(start, length)| address + bytes <= start + length);
+        let before = self.mappings.range(..address).next_back().is_none_or(|(start, m)| start + m.bytes <= address);
+        let free = before && self.mappings.range(address..address + bytes).next().is_none();
+        let Some(physical) = self.physical.get_mut(&handle).filter(|p| p.bytes == bytes && !p.released) else {
+            self.violation(format!("cuMemMap of {handle:#x}, {bytes} bytes, which is not such a handle"));
+            return Err(INVALID_VALUE);
+        };
+        if !inside || !free || !address.is_multiple_of(GRANULARITY) {
+            self.violation(format!("cuMemMap at {address:#x}, {bytes} bytes, which is not free reserved space"));
+            return Err(INVALID_VALUE);
+        }
+        map_at(address, bytes, libc::PROT_NONE, libc::MAP_SHARED | libc::MAP_FIXED, physical.file)?;
+        physical.mappings += 1;
+        self.mappings.insert(address, Mapping { bytes, physical: handle, access: Vec::new() });
+        Ok(())
+    }
+
+    pub(crate) fn set_access(&mut self, address: u64, bytes: u64, devices: &[usize]) -> Result<(), i32> {
+        let mut covered = 0;
+        for (start, mapping) in self.mappings.range_mut(address..address + bytes) {
+            mapping.access = devices.to_vec();
+            covered += mapping.bytes;
+            let protection = libc::PROT_READ | libc::PROT_WRITE;
+            // SAFETY: the range is a mapping of this library.
+            unsafe { libc::mprotect(*start as *mut c_void, mapping.bytes as usize, protection) };
+        }
+        if covered == bytes { Ok(()) } else { Err(INVALID_VALUE) }
+    }
+
+    pub(crate) fn unmap(&mut self, address: u64, bytes: u64) -> Result<(), i32> {
+        let starts: Vec<(u64, u64)> =
+            self.mappings.range(address..address + bytes).map(|(start, m)| (*start, m.bytes)).collect();
+        let whole = starts.first().is_some_and(|(start, _)| *start == address)
+            && starts.iter().map(|(_, length)| length).sum::<u64>() == bytes;
+        if !whole {
+            self.violation(format!("cuMemUnmap of {address:#x}, {bytes} bytes, which are not whole mappings"));
+            return Err(INVALID_VALUE);
+        }
+        for (start, length) in starts {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+            map_at(start, length, libc::PROT_NONE, flags, -1)?;
+            if let Some(mapping) = self.mappings.remove(&start) {
+                if let Some(physical) = self.physical.get_mut(&mapping.physical) {
+                    physical.mappings -= 1;
+                }
+                self.forget_unused(mapping.physical);
+            }
+        }
+        Ok(())
+    }
+}
