@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use alloc_trace::{Anomalies, Policy, Reader, Row, Trace};
+use alloc_trace::{Action, Anomalies, Policy, Reader, Row, Trace};
 use anyhow::{Context, ensure};
 
 /// A trace with its name.
@@ -18,24 +18,51 @@ pub struct NamedTrace {
     pub trace: Trace,
     /// The most bytes that live at one time.
     pub peak_live: u64,
+    /// The number of rows that were read, if the file has more.
+    pub cut_at: Option<usize>,
+}
+
+/// How much of a trace is replayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All of it.
+    Whole,
+    /// At most this many rows.
+    Rows(usize),
+    /// Rows up to this many bytes allocated, all together.
+    Bytes(u64),
 }
 
 impl NamedTrace {
-    /// Loads a trace, of at most `rows` rows if that is given. Rows that contradict each other are repaired.
+    /// Loads a trace, or the beginning of it. Rows that contradict each other are repaired.
     ///
     /// # Errors
     /// What is wrong with the file.
-    pub fn load(path: &Path, rows: Option<usize>) -> anyhow::Result<Self> {
-        let trace = match rows {
-            None => Trace::load(path, Policy::Lenient)?,
-            Some(rows) => {
-                let rows: Vec<Row> = Reader::open(path)?.take(rows).collect::<Result<_, _>>()?;
-                Trace::from_rows(rows.into_iter().map(Ok), Policy::Lenient)
-                    .with_context(|| path.display().to_string())?
+    pub fn load(path: &Path, extent: Extent) -> anyhow::Result<Self> {
+        let mut rows = Vec::new();
+        let mut cut_at = None;
+        let mut allocated = 0_u64;
+        for row in Reader::open(path)? {
+            let row: Row = row?;
+            if row.action == Action::Allocate {
+                allocated = allocated.saturating_add(row.bytes);
             }
-        };
+            let within = match extent {
+                Extent::Whole => true,
+                Extent::Rows(most) => rows.len() < most,
+                // One block at least, so that what can never fit is seen and left out.
+                Extent::Bytes(most) => allocated <= most || rows.is_empty(),
+            };
+            if !within {
+                cut_at = Some(rows.len());
+                break;
+            }
+            rows.push(row);
+        }
+        let trace =
+            Trace::from_rows(rows.into_iter().map(Ok), Policy::Lenient).with_context(|| path.display().to_string())?;
         let peak_live = trace.live().map(|point| point.live_bytes).max().unwrap_or(0);
-        Ok(Self { name: name_of(path), path: path.to_path_buf(), trace, peak_live })
+        Ok(Self { name: name_of(path), path: path.to_path_buf(), trace, peak_live, cut_at })
     }
 
     /// What was repaired.

@@ -119,6 +119,7 @@ mod tests {
             version: "0.1.0".to_owned(),
             license: None,
             features: BTreeMap::new(),
+            dependencies: Vec::new(),
             targets: vec![Target { name: "churn".to_owned(), kind: vec!["bench".to_owned()] }],
         }
     }

@@ -116,7 +116,14 @@ mod tests {
             .iter()
             .map(|(name, enables)| ((*name).to_owned(), enables.iter().map(|e| (*e).to_owned()).collect()))
             .collect();
-        Package { name: name.to_owned(), version: "0.1.0".to_owned(), license: None, features, targets: Vec::new() }
+        Package {
+            name: name.to_owned(),
+            version: "0.1.0".to_owned(),
+            license: None,
+            features,
+            dependencies: Vec::new(),
+            targets: Vec::new(),
+        }
     }
 
     fn labels(package: &Package, features: &[&str]) -> Vec<String> {

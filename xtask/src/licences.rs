@@ -61,6 +61,7 @@ mod tests {
             version: "1.0.0".to_owned(),
             license: license.map(str::to_owned),
             features: BTreeMap::new(),
+            dependencies: Vec::new(),
             targets: Vec::new(),
         };
         problem(&package, &["MIT", "Apache-2.0", "Unicode-3.0"].map(str::to_owned).into())

@@ -1,6 +1,5 @@
 //! `cargo xtask test`: everything that CI runs, on a machine with only Rust.
 
-use std::collections::BTreeSet;
 use std::process::Command;
 
 use anyhow::bail;
@@ -158,14 +157,19 @@ fn doc_tests(workspace: &Workspace) -> Step {
     Step { name: "doc tests".to_owned(), action: Action::Tests(command) }
 }
 
-/// The models of a package that has a test named `loom`. They are built apart, as the flag reaches every crate, and
-/// optimised, as they walk through very many interleavings; link-time optimisation would cost more than it gives.
+/// The models of a package that depends on loom: its test named `loom` if there is one, else the unit tests with that
+/// word in their path. They are built apart, as the flag reaches every crate, and optimised, as they walk through very
+/// many interleavings; link-time optimisation would cost more than it gives.
 fn loom(workspace: &Workspace, package: &Package) -> Option<Step> {
-    let names: BTreeSet<&str> = package.targets_of_kind("test").collect();
-    if !names.contains("loom") {
+    if !package.dependencies.iter().any(|dependency| dependency.name == "loom") {
         return None;
     }
-    let mut command = cargo_with(workspace, &["test", "--package", &package.name, "--release", "--test", "loom"]);
+    let mut command = cargo_with(workspace, &["test", "--package", &package.name, "--release"]);
+    if package.targets_of_kind("test").any(|name| name == "loom") {
+        command.args(["--test", "loom"]);
+    } else {
+        command.args(["--lib", "--", "loom"]);
+    }
     command
         .env("RUSTFLAGS", cargo::flags_with("RUSTFLAGS", "--cfg loom"))
         .env("CARGO_TARGET_DIR", workspace.target_directory().join("loom"))
@@ -202,6 +206,7 @@ mod tests {
             assert!(names.iter().any(|name| name == step), "{step} is not in {names:?}");
         }
         assert!(names.contains(&"clippy alloc-core: tracking".to_owned()));
+        assert!(names.contains(&"loom alloc-pool".to_owned()));
         Ok(())
     }
 

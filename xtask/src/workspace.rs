@@ -30,9 +30,19 @@ pub struct Package {
     /// Its features, and what each of them turns on.
     #[serde(default)]
     pub features: BTreeMap<String, Vec<String>>,
+    /// What it depends on, on any platform.
+    #[serde(default)]
+    pub dependencies: Vec<Dependency>,
     /// What cargo can build of it.
     #[serde(default)]
     pub targets: Vec<Target>,
+}
+
+/// A dependency as the manifest names it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Dependency {
+    /// The name of the package.
+    pub name: String,
 }
 
 /// A library, binary, test, bench or example of a package.

@@ -1,12 +1,13 @@
 //! The driver's own stream-ordered pool behind the allocator contract.
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use alloc_core::{
-    Address, AllocError, Block, BlockId, Device, DeviceAllocator, Layout, OutOfMemory, ProviderError,
-    ProviderErrorKind, ReleaseError, Statistics, Stream, StreamSet, Transfer,
+    AllocError, Block, Device, DeviceAllocator, Layout, OutOfMemory, ProviderError, ProviderErrorKind, ReleaseError,
+    Statistics, Stream, StreamSet, Transfer,
 };
+
+use crate::books::{Birth, Books, DRIVER_ALIGN, Living};
 
 use crate::driver::context::Attribute;
 use crate::driver::memory::PoolAttribute;
@@ -14,16 +15,11 @@ use crate::driver::stream::Target;
 use crate::driver::{Context, Event};
 use crate::transfer::CudaTransfer;
 
-/// What the driver aligns to at least.
-const DRIVER_ALIGN: u64 = 256;
-
-/// Blocks of no bytes get addresses from here on, where no device memory can be.
-const EMPTY_BLOCKS: u64 = 1 << 63;
-
 /// `cuMemAllocAsync` and `cuMemFreeAsync` over a pool of its own that keeps its memory until it is trimmed.
 ///
 /// Every call costs a driver call, which is what it is measured against; blocks may be used in graphs that capture
-/// their allocation. Blocks still in use when this is dropped are left to the driver together with the pool.
+/// their allocation. Blocks still in use when this is dropped stay valid
+/// and are never freed.
 ///
 /// ```
 /// use alloc_core::{DeviceAllocator, Layout, Stream, StreamSet};
@@ -43,40 +39,6 @@ pub struct AsyncAllocator {
     transfer: &'static CudaTransfer,
     pool: u64,
     books: Mutex<Books>,
-}
-
-#[derive(Debug, Default)]
-struct Books {
-    slots: Vec<Slot>,
-    free: Vec<u32>,
-    empty_blocks: BTreeSet<u64>,
-    statistics: Statistics,
-}
-
-#[derive(Debug)]
-struct Slot {
-    generation: u32,
-    living: Option<Living>,
-}
-
-#[derive(Clone, Debug)]
-struct Living {
-    address: u64,
-    size: u64,
-    /// What the driver gave: where it starts, and how much it is.
-    base: u64,
-    held: u64,
-    birth: Birth,
-}
-
-/// Where a block may be in use without having been declared.
-#[derive(Clone, Debug)]
-enum Birth {
-    Stream(Stream),
-    /// The stream is gone; its work until then.
-    Retired(Arc<Event>),
-    /// The stream is gone, and why its work can't be known.
-    Lost(ProviderError),
 }
 
 impl AsyncAllocator {
@@ -145,20 +107,6 @@ impl AsyncAllocator {
         .into()
     }
 
-    fn empty_block(&self, align: u64, birth: Stream) -> Result<Block, AllocError> {
-        let mut books = self.lock();
-        let mut address = EMPTY_BLOCKS;
-        while books.empty_blocks.contains(&address) {
-            address = address.checked_add(align).ok_or(AllocError::TooLarge {
-                device: self.device(),
-                requested: 0,
-                maximum: 0,
-            })?;
-        }
-        books.empty_blocks.insert(address);
-        Ok(books.enter(Living { address, size: 0, base: address, held: 0, birth: Birth::Stream(birth) }))
-    }
-
     /// Makes `stream` come after every other stream that may use a block, then gives the block to the driver.
     fn free(&self, living: &Living, stream: Stream, uses: &StreamSet) -> Result<(), ProviderError> {
         let born = match &living.birth {
@@ -183,53 +131,6 @@ impl AsyncAllocator {
     }
 }
 
-impl Books {
-    fn enter(&mut self, living: Living) -> Block {
-        self.statistics.requested.add(living.size);
-        self.statistics.in_use.add(living.held);
-        let (address, size) = (living.address, living.size);
-        let index = match self.free.pop() {
-            Some(index) => index,
-            None => {
-                self.slots.push(Slot { generation: 1, living: None });
-                (self.slots.len() - 1) as u32
-            }
-        };
-        let slot = &mut self.slots[index as usize];
-        slot.living = Some(living);
-        let id = BlockId::from_bits(u64::from(slot.generation) << 32 | u64::from(index));
-        Block::from_parts(Address::new(address), size, id)
-    }
-
-    fn leave(&mut self, device: Device, block: Block) -> Result<Living, ReleaseError> {
-        let (generation, index) = ((block.id().to_bits() >> 32) as u32, block.id().to_bits() as u32);
-        let Some(slot) = self.slots.get_mut(index as usize).filter(|slot| generation <= slot.generation) else {
-            return Err(ReleaseError::Foreign { device, block });
-        };
-        if generation == 0 {
-            return Err(ReleaseError::Foreign { device, block });
-        }
-        if generation < slot.generation {
-            return Err(ReleaseError::Stale { device, block });
-        }
-        let matches = |living: &Living| living.address == block.address().get() && living.size == block.size();
-        match slot.living.take_if(|living| matches(living)) {
-            Some(living) => {
-                slot.generation += 1;
-                // A slot whose generations are used up is never used again, so no id comes twice.
-                if slot.generation < u32::MAX {
-                    self.free.push(index);
-                }
-                self.empty_blocks.remove(&living.address);
-                self.statistics.requested.sub(living.size);
-                self.statistics.in_use.sub(living.held);
-                Ok(living)
-            }
-            None => Err(ReleaseError::Foreign { device, block }),
-        }
-    }
-}
-
 impl DeviceAllocator for AsyncAllocator {
     fn device(&self) -> Device {
         self.context.name()
@@ -238,7 +139,7 @@ impl DeviceAllocator for AsyncAllocator {
     fn allocate(&self, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
         let (size, align) = (layout.size(), layout.align().max(DRIVER_ALIGN));
         if size == 0 {
-            return self.empty_block(align, stream);
+            return self.lock().enter_empty(self.device(), align, stream);
         }
         // At most 2^63 - 1 + 2^63 - 256: a layout's size rounded up to its alignment fits in 63 bits.
         let held = size + (align - DRIVER_ALIGN);
@@ -304,8 +205,7 @@ impl DeviceAllocator for AsyncAllocator {
 
     fn retire_stream(&self, stream: Stream) {
         let mut books = self.lock();
-        let born_there = |living: &Living| matches!(living.birth, Birth::Stream(birth) if birth == stream);
-        if !books.slots.iter().filter_map(|slot| slot.living.as_ref()).any(&born_there) {
+        if !books.any_born_on(stream) {
             return;
         }
         // SAFETY: the stream lives until this returns.
@@ -316,21 +216,18 @@ impl DeviceAllocator for AsyncAllocator {
                 Birth::Lost(error)
             }
         };
-        for living in books.slots.iter_mut().filter_map(|slot| slot.living.as_mut()).filter(|l| born_there(l)) {
-            living.birth = birth.clone();
-        }
+        books.replace_birth(stream, &birth);
     }
 }
 
 impl Drop for AsyncAllocator {
     fn drop(&mut self) {
-        let living = self.lock().slots.iter().filter(|slot| slot.living.is_some()).count();
+        let living = self.lock().living();
         if living > 0 {
             tracing::warn!(living, device = %self.device(), "an allocator was dropped with blocks in use");
-            return;
         }
-        // SAFETY: no block is in use and nobody else knows the pool. The driver keeps it until freed blocks are
-        // past. A failure leaves nothing to be done.
+        // SAFETY: the pool is ours and this is its only destruction. The driver keeps it as long as blocks of it are
+        // in use. A failure leaves nothing to be done.
         let _ = unsafe { self.context.pool_destroy(self.pool) };
     }
 }

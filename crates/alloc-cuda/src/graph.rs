@@ -92,7 +92,7 @@ impl fmt::Debug for Recorder {
 #[non_exhaustive]
 pub enum CaptureError<E> {
     /// The closure failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Work(E),
     /// The driver failed, or refused something that was done during the capture.
     #[error("capture failed: {0}")]

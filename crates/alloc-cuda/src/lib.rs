@@ -2,7 +2,8 @@
 //!
 //! - [`DeviceProvider`] and [`PinnedProvider`] supply device memory and page-locked host memory to the pooling engine
 //!   of `alloc-pool`; [`global`] and [`pinned`] are the process's pools of them.
-//! - [`AsyncAllocator`] is the driver's own pool (`cuMemAllocAsync`) behind the same trait.
+//! - [`AsyncAllocator`] is the driver's own pool (`cuMemAllocAsync`) behind the same trait, and [`DirectAllocator`]
+//!   its plain `cuMemAlloc`.
 //! - [`CudaStream`] owns or borrows a stream; [`CudaTransfer`] copies and fills; [`CapturedGraph`] is captured work
 //!   with the buffers it uses.
 //!
@@ -11,6 +12,12 @@
 //! returns an error of the kind [`Unavailable`](alloc_core::ProviderErrorKind::Unavailable). With it, neither a
 //! toolkit nor a driver is needed to build a program or to start it: the crate `cuda-link` finds the driver at run
 //! time. [`is_available`] tells.
+//!
+//! To build with the feature in a workspace of your own, without a toolkit, give the build script of `cust_raw` the
+//! folder that it wants, in `.cargo/config.toml` or the environment: `CUDA_LIBRARY_PATH=<this repository>/crates/
+//! cuda-link/root`. On a machine with a toolkit there is nothing to be done.
+//!
+//! `ALLOC_CUDA_DRIVER` in the environment names a library to load in the driver's place.
 //!
 //! # Current devices
 //! No call changes the current context of the calling thread.
@@ -23,7 +30,11 @@
 //! ```
 
 mod async_allocator;
+mod books;
+#[cfg(feature = "cudarc")]
+mod cudarc;
 mod device;
+mod direct_allocator;
 mod driver;
 mod global;
 mod graph;
@@ -32,8 +43,11 @@ mod provider;
 mod stream;
 mod transfer;
 
+#[cfg(feature = "cudarc")]
+pub use crate::cudarc::{CudarcError, CudarcSlice};
 pub use async_allocator::AsyncAllocator;
 pub use device::{DeviceInfo, device_count, device_info, driver_version, is_available};
+pub use direct_allocator::DirectAllocator;
 pub use driver::Event;
 pub use global::{DevicePool, PinnedPool, device_pool, global, pinned, pinned_pool, tell_of_retired_streams};
 pub use graph::{CaptureError, CapturedGraph, Recorder};

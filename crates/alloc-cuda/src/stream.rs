@@ -34,7 +34,7 @@ pub struct CudaStream {
 
 enum Ownership {
     Owned,
-    Kept(Box<dyn Any + Send + Sync>),
+    Kept(Option<Box<dyn Any + Send + Sync>>),
     Borrowed,
 }
 
@@ -114,7 +114,7 @@ impl CudaStream {
     ) -> Result<Self, ProviderError> {
         // SAFETY: the stream lives, says the caller, and dropping this retires it.
         let stream = unsafe { Self::from_raw(ordinal, handle) }?;
-        Ok(Self { context: stream.context, stream: stream.stream, ownership: Ownership::Kept(owner) })
+        Ok(Self { context: stream.context, stream: stream.stream, ownership: Ownership::Kept(Some(owner)) })
     }
 
     /// A stream of the crate `cust`, kept alive.
@@ -199,13 +199,19 @@ impl CudaStream {
 
 impl Drop for CudaStream {
     fn drop(&mut self) {
-        match &self.ownership {
+        match &mut self.ownership {
             Ownership::Owned => {
                 self.retire();
                 // SAFETY: the stream is ours and no pool names it any more. A failure leaves nothing to be done.
                 let _ = unsafe { self.context.stream_destroy(self.stream.handle()) };
             }
-            Ownership::Kept(_owner) => self.retire(),
+            Ownership::Kept(owner) => {
+                let owner = owner.take();
+                self.retire();
+                // The owner may make its device current to destroy the stream; the guard puts that right.
+                let _current = self.context.enter();
+                drop(owner);
+            }
             Ownership::Borrowed => {}
         }
     }

@@ -1,26 +1,37 @@
 //! The way of an allocation: thread cache, slab or heap of the arena, and on a miss the pages.
 
-use std::sync::Arc;
-use std::sync::PoisonError;
+use std::num::NonZeroU64;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, Weak};
 
 use alloc_core::{
-    Address, AllocError, AllocatorEvent, Block, Layout, MemoryProvider, OutOfMemory, ProviderError, ProviderErrorKind,
-    Stream, pressure,
+    Address, AllocError, AllocatorEvent, Block, BlockId, Layout, MemoryProvider, OutOfMemory, ProviderError,
+    ProviderErrorKind, Stream, pressure,
 };
 
 use crate::arena::{Addresses, ArenaState, SLAB_ARENA, ZERO_RANGE};
-use crate::cache::{self, Batch, CacheCounters, CachedBlock, Fresh, StreamCache};
+use crate::cache::{self, Batch, CacheCounters, CacheHome, CachedBlock, Fresh};
 use crate::id::{MAX_NODES, Name, slab_and_slot, slot_number};
 use crate::ledger::SlabFacts;
+use crate::local::{self, Call};
 use crate::pages::Failure;
 use crate::placement::heap::{Ask, NIL, Tag};
-use crate::placement::units::{UNIT, UNIT_SHIFT, class_slots, class_stride, class_units, units_of};
+use crate::placement::slab::EmptySlab;
+use crate::placement::units::{
+    SMALL_MAX, UNIT, UNIT_SHIFT, class_bytes, class_of, class_slots, class_stride, class_units, units_of,
+};
 use crate::pool::Inner;
 use crate::streams::Seat;
 
 /// After how many meetings with another thread at its lock a thread looks for another arena.
 const CROWDED: u32 = 4;
+
+/// What memory is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Block,
+    Slab,
+}
 
 /// Why a slab could not be added at once.
 enum SlabMiss {
@@ -31,23 +42,36 @@ enum SlabMiss {
 }
 
 impl<P: MemoryProvider> Inner<P> {
-    /// A block from the thread's cache.
-    #[inline]
-    pub(crate) fn allocate_cached(&self, cache: &mut StreamCache, class: usize, size: u64) -> Option<Block> {
+    /// A small block from the thread's cache, if it has one.
+    #[inline(always)]
+    pub(crate) fn allocate_cached(&self, layout: Layout, stream: Stream) -> Option<Block> {
+        let size = layout.size();
+        if !is_small(layout) {
+            return None;
+        }
+        let class = class_of(size);
+        let call = Call::default();
+        let mut caches = local::current(&call)?.try_borrow_mut().ok()?;
+        let cache = caches.get(self.cache_key(stream))?;
         let block = cache.pop(class)?;
-        cache.counters.count_allocation(size, u64::from(class_units(class)) << UNIT_SHIFT);
+        cache.counters.count_allocation(size, class_bytes(class));
         Some(to_block(block, class, size))
+    }
+
+    /// A block that the thread's cache does not have.
+    #[inline(never)]
+    pub(crate) fn allocate(this: &Arc<Self>, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
+        if is_small(layout) {
+            return Self::allocate_small(this, class_of(layout.size()), layout.size(), stream);
+        }
+        Self::allocate_large(this, layout, stream)
     }
 
     /// A small block that the thread's cache does not have: the cache is filled from the arena.
     #[cold]
-    pub(crate) fn allocate_small(
-        this: &Arc<Self>,
-        class: usize,
-        size: u64,
-        stream: Stream,
-    ) -> Result<Block, AllocError> {
-        let own = cache::with(this.key, this.epoch(), stream, |cache| (cache.seat, cache.refill_size(class)));
+    #[inline(never)]
+    fn allocate_small(this: &Arc<Self>, class: usize, size: u64, stream: Stream) -> Result<Block, AllocError> {
+        let own = cache::with(this.cache_key(stream), |cache| (cache.seat, cache.refill_size(class)));
         let (seat, wanted, cached) = match own {
             Some((seat, refill)) => (seat, refill.max(1), true),
             None => {
@@ -61,15 +85,16 @@ impl<P: MemoryProvider> Inner<P> {
             // What is left may be enough for the block, though not for a slab.
             Err(error) if error.is_out_of_memory() => {
                 let units = class_units(class).max(1);
-                let ask = Ask { units, align: 1, requested: size, tag: seat.tag };
+                let slack = ((u64::from(units) << UNIT_SHIFT) - size) as u16;
+                let ask = Ask { units, align: 1, slack, tag: seat.tag, home: stream };
                 return this.place_large(seat.arena, stream, ask, size).map_err(|_| error);
             }
             Err(error) => return Err(error),
         };
         let Some(first) = batch.pop() else { return Err(this.exhausted(size)) };
-        let bytes = u64::from(class_units(class)) << UNIT_SHIFT;
+        let bytes = class_bytes(class);
         let kept = cached
-            && cache::with(this.key, this.epoch(), stream, |cache| {
+            && cache::with(this.cache_key(stream), |cache| {
                 cache.counters.count_allocation(size, bytes);
                 let refills = &cache.counters.refills;
                 refills.store(refills.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
@@ -94,7 +119,8 @@ impl<P: MemoryProvider> Inner<P> {
         let seat = this.take_seat(stream)?;
         let counters = this.new_counters();
         let fresh = Fresh { seat, byte_bound: this.config.thread_cache, counters: Arc::clone(&counters) };
-        let installed = cache::install(this.key, this.epoch(), this, stream, fresh);
+        let home: Weak<dyn CacheHome> = Arc::downgrade(this) as Weak<dyn CacheHome>;
+        let installed = cache::install(this.number, this.cache_key(stream), home, fresh);
         if !installed {
             this.leave_seat(seat.arena);
             this.caches.lock().unwrap_or_else(PoisonError::into_inner).retire(&counters);
@@ -126,22 +152,20 @@ impl<P: MemoryProvider> Inner<P> {
             {
                 if let Some(entry) = self.ledger.get(slab) {
                     let base = entry.facts().base;
-                    batch.push(CachedBlock {
-                        address: base + (u64::from(slot * class_stride(class)) << UNIT_SHIFT),
-                        slot: slot_number(slab, slot),
-                        generation: entry.generations.of(slot),
-                    });
+                    let address = base + u64::from(slot) * class_stride(class);
+                    let generation = entry.generations.of(slot);
+                    batch.push(CachedBlock::new(address, slot_number(slab, slot), generation));
                 }
             }
             if !batch.blocks().is_empty() {
                 return Ok(class);
             }
-            match self.new_slab(&mut state, arena, tag, class) {
+            match self.new_slab(&mut state, arena, tag, stream, class) {
                 Ok(()) => {}
                 Err(SlabMiss::Exhausted) => return Err(self.exhausted(size)),
                 Err(SlabMiss::NeedsMemory(ask)) => {
                     drop(state);
-                    let node = self.miss(arena, stream, ask, size)?;
+                    let (_, node) = self.miss(arena, stream, ask, size, Purpose::Slab)?;
                     state = owner.lock();
                     if !self.add_slab(&mut state, arena, tag, class, node) {
                         state.heap.release(node);
@@ -152,9 +176,16 @@ impl<P: MemoryProvider> Inner<P> {
         }
     }
 
-    fn new_slab(&self, state: &mut ArenaState, arena: u32, tag: Tag, class: usize) -> Result<(), SlabMiss> {
+    fn new_slab(
+        &self,
+        state: &mut ArenaState,
+        arena: u32,
+        tag: Tag,
+        stream: Stream,
+        class: usize,
+    ) -> Result<(), SlabMiss> {
         let units = class_units(class) * class_slots(class);
-        let ask = Ask { units, align: 1, requested: 0, tag };
+        let ask = Ask { units, align: 1, slack: 0, tag, home: stream };
         let node = state.heap.allocate(ask).ok_or(SlabMiss::NeedsMemory(ask))?;
         if self.add_slab(state, arena, tag, class, node) {
             return Ok(());
@@ -200,7 +231,7 @@ impl<P: MemoryProvider> Inner<P> {
         let blocks = batch.blocks();
         while index < blocks.len() {
             let arena_of = |block: &CachedBlock| {
-                let (slab, _) = slab_and_slot(block.slot);
+                let (slab, _) = slab_and_slot(block.slot());
                 self.ledger.get(slab).map_or(u32::MAX, |entry| entry.facts().arena)
             };
             let arena = arena_of(&blocks[index]);
@@ -210,70 +241,105 @@ impl<P: MemoryProvider> Inner<P> {
             };
             let mut state = owner.lock();
             while index < blocks.len() && arena_of(&blocks[index]) == arena {
-                let (slab, slot) = slab_and_slot(blocks[index].slot);
+                let (slab, slot) = slab_and_slot(blocks[index].slot());
                 index += 1;
                 let Some(entry) = self.ledger.get(slab) else { continue };
-                let Some(emptied) = state.slabs.give(entry.place(), slot) else { continue };
-                if emptied.class == 0 {
-                    if let Some(zero_base) = self.zero_base(&state) {
-                        let which = (entry.facts().base - zero_base) / (ZERO_RANGE / 64);
-                        state.zero_slabs |= 1 << which;
-                    }
-                } else {
-                    state.heap.release(emptied.node);
+                if let Some(emptied) = state.slabs.give(entry.place(), slot) {
+                    self.free_slab(&mut state, emptied);
                 }
-                self.ledger.give_back(emptied.ledger);
             }
         }
         batch.clear();
     }
 
+    fn free_slab(&self, state: &mut ArenaState, emptied: EmptySlab) {
+        if emptied.class == 0 {
+            let base = self.ledger.get(emptied.ledger).map(|entry| entry.facts().base);
+            if let (Some(base), Some(zero_base)) = (base, self.zero_base(state)) {
+                state.zero_slabs |= 1 << ((base - zero_base) / (ZERO_RANGE / 64));
+            }
+        } else {
+            state.heap.release(emptied.node);
+        }
+        self.ledger.give_back(emptied.ledger);
+    }
+
+    /// Makes free memory of the empty slabs that were kept.
+    pub(crate) fn free_empty_slabs(&self) {
+        for arena in self.arenas.iter().map_while(|arena| arena.get()) {
+            let mut state = arena.lock();
+            while let Some(emptied) = state.slabs.take_empty() {
+                self.free_slab(&mut state, emptied);
+            }
+        }
+    }
+
+    /// A block that the arena has room for, as its address and id, which travel in registers. `None`, with nothing done,
+    /// for all that is not so simple.
+    #[inline(never)]
+    pub(crate) fn allocate_quickly(&self, layout: Layout, stream: Stream) -> Option<(NonZeroU64, u64)> {
+        if is_small(layout) {
+            return None;
+        }
+        let ask = self.large_ask(layout, stream).ok()?;
+        let seat = cache::with(self.cache_key(stream), |cache| cache.seat)?;
+        let (mut state, waited) = self.arena(seat.arena)?.lock_or_wait();
+        let node = state.heap.allocate(Ask { tag: seat.tag, ..ask })?;
+        let placed = self.name_large(&mut state, seat.arena, node, layout.size());
+        drop(state);
+        if waited {
+            self.note_crowding(stream);
+        }
+        placed
+    }
+
     /// A block that is too large for the caches, or too strictly aligned.
-    pub(crate) fn allocate_large(this: &Arc<Self>, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
-        let ask = this.large_ask(layout)?;
-        let seat = match cache::with(this.key, this.epoch(), stream, |cache| cache.seat) {
+    fn allocate_large(this: &Arc<Self>, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
+        let ask = this.large_ask(layout, stream)?;
+        let seat = match cache::with(this.cache_key(stream), |cache| cache.seat) {
             Some(seat) => seat,
             None => Self::join(this, stream)?.0,
         };
         this.place_large(seat.arena, stream, Ask { tag: seat.tag, ..ask }, layout.size())
     }
 
-    #[inline]
     fn place_large(&self, arena: u32, stream: Stream, ask: Ask, size: u64) -> Result<Block, AllocError> {
         let Some(owner) = self.arena(arena) else { return Err(self.exhausted(size)) };
-        let (mut state, waited) = owner.lock_or_wait();
-        let node = match state.heap.allocate(ask) {
-            Some(node) => node,
+        let mut state = owner.lock();
+        let placed = match state.heap.allocate(ask) {
+            Some(node) => self.name_large(&mut state, arena, node, size),
             None => {
                 drop(state);
-                let node = self.miss(arena, stream, ask, size)?;
+                let (arena, node) = self.miss(arena, stream, ask, size, Purpose::Block)?;
+                let Some(owner) = self.arena(arena) else { return Err(self.exhausted(size)) };
                 state = owner.lock();
-                node
+                self.name_large(&mut state, arena, node, size)
             }
         };
-        let block = self.finish_large(&mut state, arena, node, size);
         drop(state);
-        if waited {
-            self.note_crowding(stream);
+        match placed {
+            Some((address, id)) => Ok(Block::from_parts(Address::new(address.get()), size, BlockId::from_bits(id))),
+            None => Err(self.exhausted(size)),
         }
-        block
     }
 
+    /// The address and the id of a node's block, which is counted. `None`, and the node is free again, if there are
+    /// more nodes than ids can name.
     #[inline]
-    fn finish_large(&self, state: &mut ArenaState, arena: u32, node: u32, size: u64) -> Result<Block, AllocError> {
-        let found = state.heap.node(node).map(|node| (node.start, node.units, node.generation));
-        let Some((start, units, generation)) = found.filter(|_| node < MAX_NODES) else {
+    fn name_large(&self, state: &mut ArenaState, arena: u32, node: u32, size: u64) -> Option<(NonZeroU64, u64)> {
+        let (start, units, generation) = state.heap.node(node).map(|node| (node.start, node.units, node.generation))?;
+        let address = NonZeroU64::new(state.addresses.of(start).get()).filter(|_| node < MAX_NODES);
+        if address.is_none() {
             state.heap.release(node);
-            return Err(self.exhausted(size));
-        };
+        }
+        let address = address?;
         state.requested.add(size);
         state.in_use.add(u64::from(units) << UNIT_SHIFT);
-        let id = Name::Large { arena, node, generation }.id();
-        Ok(Block::from_parts(state.addresses.of(start), size, id))
+        Some((address, Name::Large { arena, node, generation }.id().to_bits()))
     }
 
     /// What a large block needs of a heap.
-    fn large_ask(&self, layout: Layout) -> Result<Ask, AllocError> {
+    fn large_ask(&self, layout: Layout, stream: Stream) -> Result<Ask, AllocError> {
         let align = layout.align().max(UNIT);
         let maximum = self.arena_bytes;
         let too_large = AllocError::TooLarge { device: self.device, requested: layout.size(), maximum };
@@ -288,7 +354,9 @@ impl<P: MemoryProvider> Inner<P> {
         }
         match (units_of(layout.size()), layout.size().checked_add(align)) {
             (Some(units), Some(needed)) if needed <= maximum => {
-                Ok(Ask { units: units.max(1), align: align >> UNIT_SHIFT, requested: layout.size(), tag: 0 })
+                let units = units.max(1);
+                let slack = ((u64::from(units) << UNIT_SHIFT) - layout.size()) as u16;
+                Ok(Ask { units, align: align >> UNIT_SHIFT, slack, tag: 0, home: stream })
             }
             _ => Err(too_large),
         }
@@ -297,7 +365,7 @@ impl<P: MemoryProvider> Inner<P> {
     /// Counts a meeting at the arena's lock, and moves the thread to another arena if there were several.
     #[cold]
     fn note_crowding(&self, stream: Stream) {
-        let crowded = cache::with(self.key, self.epoch(), stream, |cache| {
+        let crowded = cache::with(self.cache_key(stream), |cache| {
             cache.contended += 1;
             (cache.contended >= CROWDED).then(|| {
                 cache.contended = 0;
@@ -307,16 +375,28 @@ impl<P: MemoryProvider> Inner<P> {
         if let Some(Some(arena)) = crowded
             && let Some(other) = self.change_seat(arena)
         {
-            cache::with(self.key, self.epoch(), stream, |cache| cache.seat.arena = other);
+            cache::with(self.cache_key(stream), |cache| cache.seat.arena = other);
         }
     }
 
     /// Serves a request that no free memory of the arena fits: looks through parked blocks, moves or creates pages,
-    /// and before giving up asks everyone who may have memory to spare.
+    /// and before giving up asks everyone who may have memory to spare. The arena and the node that serve it.
     #[cold]
-    pub(crate) fn miss(&self, arena: u32, stream: Stream, ask: Ask, bytes: u64) -> Result<u32, AllocError> {
-        self.poll_parked();
-        let mut remedies = Remedies::default();
+    #[inline(never)]
+    fn miss(
+        &self,
+        arena: u32,
+        stream: Stream,
+        ask: Ask,
+        bytes: u64,
+        purpose: Purpose,
+    ) -> Result<(u32, u32), AllocError> {
+        // While a stream is captured nothing may be asked or waited for.
+        let capturing = self.driver.provider().is_capturing(stream)?;
+        if !capturing {
+            self.poll_parked();
+        }
+        let mut remedies = Remedies { capturing, ..Remedies::default() };
         loop {
             let served = {
                 let mut pages = self.lock_pages();
@@ -326,10 +406,19 @@ impl<P: MemoryProvider> Inner<P> {
             };
             self.tell_deferred();
             match served {
-                Ok(node) => return Ok(node),
+                Ok(node) => return Ok((arena, node)),
                 Err(Failure::Provider(error)) => return Err(AllocError::Provider(error)),
                 Err(Failure::Limit) => remedies.limited = true,
                 Err(Failure::Memory | Failure::AddressSpace) => remedies.limited = false,
+            }
+            if remedies.stage > 0 {
+                // A block of a slab may fit where no slab does, so nobody else is troubled yet.
+                if purpose == Purpose::Slab {
+                    return Err(self.exhausted(bytes));
+                }
+                if let Some(found) = self.place_elsewhere(stream, ask)? {
+                    return Ok(found);
+                }
             }
             if !self.remedy(&mut remedies, &ask, bytes) {
                 let error = self.out_of_memory(bytes);
@@ -339,6 +428,27 @@ impl<P: MemoryProvider> Inner<P> {
         }
     }
 
+    /// Free memory of any arena, at worst such as the stream has to wait for. The arena and the node.
+    fn place_elsewhere(&self, stream: Stream, ask: Ask) -> Result<Option<(u32, u32)>, AllocError> {
+        let all = || (0..).map_while(|index| self.arena(index).map(|arena| (index, arena)));
+        if let Some(found) = all().find_map(|(index, arena)| Some((index, arena.lock().heap.allocate(ask)?))) {
+            return Ok(Some(found));
+        }
+        if self.driver.provider().is_capturing(stream)? {
+            return Ok(None);
+        }
+        for (index, arena) in all() {
+            let Some((node, in_the_way)) = arena.lock().heap.allocate_busy(ask) else { continue };
+            if let Err((_, error)) = self.order_after_tags(in_the_way, stream) {
+                arena.lock().heap.give_up(node, in_the_way | 1 << ask.tag);
+                return Err(AllocError::Provider(error));
+            }
+            self.tell_deferred();
+            return Ok(Some((index, node)));
+        }
+        Ok(None)
+    }
+
     /// Does the next thing that may free memory; `false` if there is none left.
     fn remedy(&self, tried: &mut Remedies, ask: &Ask, bytes: u64) -> bool {
         let needed = u64::from(ask.units) << UNIT_SHIFT;
@@ -346,11 +456,15 @@ impl<P: MemoryProvider> Inner<P> {
             tried.stage += 1;
             let helped = match tried.stage {
                 1 => {
-                    cache::drain(self.key);
+                    cache::drain(self.number);
                     self.next_epoch();
-                    self.poll_parked();
+                    if !tried.capturing {
+                        self.poll_parked();
+                    }
+                    self.free_empty_slabs();
                     true
                 }
+                2 | 3 if tried.capturing => false,
                 2 => self.wait_for_parked(),
                 3 => {
                     let mut pages = self.lock_pages();
@@ -362,7 +476,8 @@ impl<P: MemoryProvider> Inner<P> {
                 4 => {
                     // Another pool's memory doesn't help against a limit of this one's own.
                     let asking = Some(self.registration.id());
-                    let freed = !tried.limited && pressure::relieve(self.device, needed, asking) > 0;
+                    let freed =
+                        !tried.limited && !tried.capturing && pressure::relieve(self.device, needed, asking) > 0;
                     if freed && tried.reliefs < MAX_RELIEFS {
                         tried.reliefs += 1;
                         tried.stage = 3;
@@ -420,6 +535,12 @@ impl<P: MemoryProvider> Inner<P> {
     }
 }
 
+/// Whether the block comes from a slab.
+#[inline]
+fn is_small(layout: Layout) -> bool {
+    layout.size() <= SMALL_MAX && layout.align() <= UNIT
+}
+
 /// How often other pools, and callbacks, are asked for memory before a request fails.
 const MAX_RELIEFS: u32 = 16;
 const MAX_CALLBACKS: u32 = 64;
@@ -428,6 +549,7 @@ const MAX_CALLBACKS: u32 = 64;
 #[derive(Debug, Default)]
 struct Remedies {
     stage: u32,
+    capturing: bool,
     limited: bool,
     reliefs: u32,
     callbacks: u32,
@@ -435,7 +557,7 @@ struct Remedies {
 
 #[inline]
 fn to_block(block: CachedBlock, class: usize, size: u64) -> Block {
-    let slack = ((u64::from(class_units(class)) << UNIT_SHIFT) - size) as u32;
-    let id = Name::Small { slot: block.slot, generation: block.generation, slack }.id();
+    let slack = (class_bytes(class) - size) as u32;
+    let id = Name::Small { slot: block.slot(), generation: block.generation(), slack }.id();
     Block::from_parts(Address::new(block.address), size, id)
 }

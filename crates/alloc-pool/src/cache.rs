@@ -3,26 +3,43 @@
 //! A hit touches memory of the calling thread alone. What is kept is bounded in bytes, goes back to the arenas in
 //! batches, and is handed back when the thread ends.
 
-use std::cell::RefCell;
 use std::fmt::Debug;
 use std::sync::{Arc, Weak};
 
 use alloc_core::Stream;
 
-use crate::placement::units::{CLASSES, UNIT_SHIFT, class_units};
+use crate::local::{self, Call};
+use crate::placement::units::{CLASSES, class_bytes};
 use crate::primitive::{AtomicU64, Ordering};
 use crate::streams::Seat;
 
 /// The most blocks of one class that a thread keeps.
 pub(crate) const BIN_BLOCKS: usize = 32;
 
-/// A small block that nobody uses.
+/// A small block that nobody uses. Two numbers, which travel in registers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct CachedBlock {
     pub(crate) address: u64,
+    /// Slab and slot, above the generation.
+    name: u64,
+}
+
+impl CachedBlock {
+    #[inline(always)]
+    pub(crate) fn new(address: u64, slot: u32, generation: u32) -> Self {
+        Self { address, name: u64::from(slot) << 32 | u64::from(generation) }
+    }
+
     /// Slab and slot.
-    pub(crate) slot: u32,
-    pub(crate) generation: u32,
+    #[inline(always)]
+    pub(crate) fn slot(self) -> u32 {
+        (self.name >> 32) as u32
+    }
+
+    #[inline(always)]
+    pub(crate) fn generation(self) -> u32 {
+        self.name as u32
+    }
 }
 
 /// What a thread counts, for others to read. Only the owner writes, so no update is lost.
@@ -48,14 +65,14 @@ fn bump(counter: &AtomicU64, by: u64) {
 }
 
 impl CacheCounters {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn count_allocation(&self, requested: u64, bytes: u64) {
         bump(&self.allocations, 1);
         bump(&self.allocated_requested, requested);
         bump(&self.allocated_bytes, bytes);
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn count_release(&self, requested: u64, bytes: u64) {
         bump(&self.releases, 1);
         bump(&self.released_requested, requested);
@@ -74,7 +91,6 @@ struct Bin {
 /// The blocks that a thread keeps for one stream of one pool.
 #[derive(Debug)]
 pub(crate) struct StreamCache {
-    pub(crate) stream: Stream,
     /// The stream's tag and the arena that this thread allocates from.
     pub(crate) seat: Seat,
     /// How often another thread held the arena's lock.
@@ -85,21 +101,17 @@ pub(crate) struct StreamCache {
     bins: [Bin; CLASSES],
 }
 
-const fn class_bytes(class: usize) -> u64 {
-    (class_units(class) as u64) << UNIT_SHIFT
-}
-
 impl StreamCache {
-    fn new(stream: Stream, seat: Seat, byte_bound: u64, counters: Arc<CacheCounters>) -> Self {
+    fn new(seat: Seat, byte_bound: u64, counters: Arc<CacheCounters>) -> Self {
         let bins = std::array::from_fn(|class| {
-            let fitting = (byte_bound / 4).checked_div(class_bytes(class)).unwrap_or(BIN_BLOCKS as u64);
+            let fitting = (byte_bound / 8).checked_div(class_bytes(class)).unwrap_or(BIN_BLOCKS as u64);
             let bound = if byte_bound == 0 { 0 } else { fitting.clamp(2, BIN_BLOCKS as u64) as u32 };
             Bin { len: 0, bound, blocks: [CachedBlock::default(); BIN_BLOCKS] }
         });
-        Self { stream, seat, contended: 0, bytes: 0, byte_bound, counters, bins }
+        Self { seat, contended: 0, bytes: 0, byte_bound, counters, bins }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn pop(&mut self, class: usize) -> Option<CachedBlock> {
         let bin = self.bins.get_mut(class)?;
         let len = bin.len.checked_sub(1)?;
@@ -108,13 +120,19 @@ impl StreamCache {
         Some(bin.blocks[len as usize & (BIN_BLOCKS - 1)])
     }
 
+    /// Whether another block of the class may be kept.
+    #[inline(always)]
+    pub(crate) fn has_room(&self, class: usize) -> bool {
+        self.bins.get(class).is_some_and(|bin| bin.len < bin.bound) && self.bytes <= self.byte_bound
+    }
+
     /// Keeps a block; says no if that takes more than is to be kept.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push(&mut self, class: usize, block: CachedBlock) -> bool {
-        let Some(bin) = self.bins.get_mut(class) else { return false };
-        if bin.len >= bin.bound || self.bytes > self.byte_bound {
+        if !self.has_room(class) {
             return false;
         }
+        let Some(bin) = self.bins.get_mut(class) else { return false };
         bin.blocks[bin.len as usize & (BIN_BLOCKS - 1)] = block;
         bin.len += 1;
         self.bytes += class_bytes(class);
@@ -204,71 +222,78 @@ pub(crate) trait CacheHome: Debug + Send + Sync {
     fn forget(&self, seat: Seat, counters: &Arc<CacheCounters>);
 }
 
-/// What a thread keeps of one pool.
+/// Which cache is meant: that of an epoch of a pool, for a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CacheKey {
+    /// A number that no other pool or epoch has.
+    pub(crate) epoch: u64,
+    pub(crate) stream: Stream,
+}
+
+/// A cache, whose it is, and where its blocks belong.
 #[derive(Debug)]
-struct PoolCaches {
+struct Kept {
+    key: CacheKey,
     pool: u64,
-    epoch: u32,
+    cache: Box<StreamCache>,
     home: Weak<dyn CacheHome>,
-    current: usize,
-    streams: Vec<Box<StreamCache>>,
 }
 
-impl PoolCaches {
-    fn drain(&mut self) {
-        if let Some(home) = self.home.upgrade() {
-            for mut cache in self.streams.drain(..) {
-                cache.drain(&*home);
-                home.forget(cache.seat, &cache.counters);
-            }
-        }
-        self.streams.clear();
-        self.current = 0;
-    }
-}
-
-impl Drop for PoolCaches {
+impl Drop for Kept {
     fn drop(&mut self) {
-        self.drain();
+        if let Some(home) = self.home.upgrade() {
+            self.cache.drain(&*home);
+            home.forget(self.cache.seat, &self.cache.counters);
+        }
     }
 }
 
-thread_local! {
-    static CACHES: RefCell<Vec<Option<PoolCaches>>> = const { RefCell::new(Vec::new()) };
+/// The caches of a thread: the one used last, and the others.
+#[derive(Debug)]
+pub(crate) struct Caches {
+    latest: Option<Kept>,
+    others: Vec<Kept>,
 }
 
-/// Names a pool to the threads' caches.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PoolKey {
-    /// A small number, reused after the pool is gone.
-    pub(crate) slot: usize,
-    /// Never reused.
-    pub(crate) pool: u64,
-}
-
-/// Calls `hit` with this thread's cache for the stream. `None` if it has none (of this epoch) yet, or if the caches
+/// Calls `hit` with this thread's cache for the key. `None` if it has none (of this epoch) yet, or if the caches
 /// can't be had: the thread is ending, or is in the midst of a call.
 #[inline]
-pub(crate) fn with<R>(key: PoolKey, epoch: u32, stream: Stream, hit: impl FnOnce(&mut StreamCache) -> R) -> Option<R> {
-    CACHES
-        .try_with(|caches| {
-            let mut caches = caches.try_borrow_mut().ok()?;
-            let pool = caches.get_mut(key.slot)?.as_mut()?;
-            if pool.pool != key.pool || pool.epoch != epoch {
-                return None;
-            }
-            let current = pool.current;
-            match pool.streams.get_mut(current) {
-                Some(cache) if cache.stream == stream => Some(hit(cache)),
-                _ => {
-                    let found = pool.streams.iter().position(|cache| cache.stream == stream)?;
-                    pool.current = found;
-                    Some(hit(pool.streams.get_mut(found)?))
-                }
-            }
-        })
-        .ok()
-        .flatten()
+pub(crate) fn with<R>(key: CacheKey, hit: impl FnOnce(&mut StreamCache) -> R) -> Option<R> {
+    let call = Call::default();
+    let mut caches = local::current(&call)?.try_borrow_mut().ok()?;
+    caches.get(key).map(hit)
+}
+
+impl Caches {
+    pub(crate) fn new() -> Self {
+        Self { latest: None, others: Vec::new() }
+    }
+
+    /// The cache for the key.
+    #[inline(always)]
+    pub(crate) fn get(&mut self, key: CacheKey) -> Option<&mut StreamCache> {
+        if self.latest.as_ref().is_some_and(|latest| latest.key == key) {
+            return self.latest.as_mut().map(|latest| &mut *latest.cache);
+        }
+        self.find(key)
+    }
+
+    /// Makes another cache the latest.
+    #[inline(never)]
+    fn find(&mut self, key: CacheKey) -> Option<&mut StreamCache> {
+        let other = self.others.iter_mut().find(|other| other.key == key)?;
+        match &mut self.latest {
+            Some(latest) => std::mem::swap(latest, other),
+            None => return Some(&mut other.cache),
+        }
+        self.latest.as_mut().map(|latest| &mut *latest.cache)
+    }
+
+    /// Takes out the caches that match.
+    fn take(&mut self, matches: impl Fn(&Kept) -> bool) -> Vec<Kept> {
+        let latest = self.latest.take_if(|latest| matches(latest));
+        latest.into_iter().chain(self.others.extract_if(.., |other| matches(other))).collect()
+    }
 }
 
 /// What a new cache starts from.
@@ -278,46 +303,33 @@ pub(crate) struct Fresh {
     pub(crate) counters: Arc<CacheCounters>,
 }
 
-/// Gives this thread a cache for the stream. Caches of an earlier epoch, and of a pool that had this slot before, are
-/// emptied. `false` if the thread's caches can't be had.
-pub(crate) fn install(
-    key: PoolKey,
-    epoch: u32,
-    home: &Arc<impl CacheHome + 'static>,
-    stream: Stream,
-    fresh: Fresh,
-) -> bool {
-    let mut gone = None;
-    let installed = CACHES
-        .try_with(|caches| {
-            let Ok(mut caches) = caches.try_borrow_mut() else { return false };
-            if caches.len() <= key.slot {
-                caches.resize_with(key.slot + 1, || None);
-            }
-            let place = &mut caches[key.slot];
-            if place.as_ref().is_none_or(|pool| pool.pool != key.pool || pool.epoch != epoch) {
-                let home: Weak<dyn CacheHome> = Arc::downgrade(home) as Weak<dyn CacheHome>;
-                let pool = PoolCaches { pool: key.pool, epoch, home, current: 0, streams: Vec::new() };
-                gone = place.replace(pool);
-            }
-            let Some(pool) = place else { return false };
-            pool.current = pool.streams.len();
-            pool.streams.push(Box::new(StreamCache::new(stream, fresh.seat, fresh.byte_bound, fresh.counters)));
+/// Gives this thread a cache. Those of the pool's earlier epochs are emptied, and those of pools that are gone freed.
+/// `false` if the thread's caches can't be had.
+pub(crate) fn install(pool: u64, key: CacheKey, home: Weak<dyn CacheHome>, fresh: Fresh) -> bool {
+    let mut gone = Vec::new();
+    local::make();
+    let call = Call::default();
+    let caches = local::current(&call).map(|caches| caches.try_borrow_mut());
+    let installed = match caches {
+        Some(Ok(mut caches)) => {
+            gone = caches.take(|old| (old.pool == pool && old.key.epoch != key.epoch) || old.home.strong_count() == 0);
+            let cache = Box::new(StreamCache::new(fresh.seat, fresh.byte_bound, fresh.counters));
+            let before = caches.latest.replace(Kept { key, pool, cache, home });
+            caches.others.extend(before);
             true
-        })
-        .unwrap_or(false);
+        }
+        Some(Err(_)) | None => false,
+    };
     // Emptied with the caches free for use: giving blocks back may call a hook that allocates.
     drop(gone);
     installed
 }
 
 /// Empties this thread's caches of the pool.
-pub(crate) fn drain(key: PoolKey) {
-    let gone = CACHES.try_with(|caches| {
-        let mut caches = caches.try_borrow_mut().ok()?;
-        let place = caches.get_mut(key.slot)?;
-        if place.as_ref()?.pool == key.pool { place.take() } else { None }
-    });
+pub(crate) fn drain(pool: u64) {
+    let call = Call::default();
+    let caches = local::current(&call).and_then(|caches| caches.try_borrow_mut().ok());
+    let gone = caches.map(|mut caches| caches.take(|kept| kept.pool == pool));
     drop(gone);
 }
 
@@ -326,7 +338,7 @@ mod tests {
     use super::*;
 
     fn cache(bound: u64) -> StreamCache {
-        StreamCache::new(Stream::DEFAULT, Seat { tag: 0, arena: 0 }, bound, Arc::default())
+        StreamCache::new(Seat { tag: 0, arena: 0 }, bound, Arc::default())
     }
 
     #[test]
@@ -355,11 +367,11 @@ mod tests {
     fn the_oldest_blocks_leave_first() {
         let mut cache = cache(512 << 10);
         for slot in 0..32 {
-            assert!(cache.push(1, CachedBlock { slot, ..CachedBlock::default() }));
+            assert!(cache.push(1, CachedBlock::new(0, slot, 0)));
         }
         let mut batch = Batch::new();
         cache.take_half(1, &mut batch);
-        assert_eq!(batch.blocks().iter().map(|b| b.slot).collect::<Vec<_>>(), (0..16).collect::<Vec<_>>());
-        assert_eq!(cache.pop(1).map(|b| b.slot), Some(31));
+        assert_eq!(batch.blocks().iter().map(|b| b.slot()).collect::<Vec<_>>(), (0..16).collect::<Vec<_>>());
+        assert_eq!(cache.pop(1).map(|b| b.slot()), Some(31));
     }
 }

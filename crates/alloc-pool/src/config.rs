@@ -21,7 +21,7 @@ pub struct PoolConfig {
     /// [`trim`](alloc_core::DeviceAllocator::trim) or until memory runs out. Environment: `ALLOC_POOL_RELEASE_THRESHOLD`.
     pub release_threshold: Option<u64>,
     /// How far physical memory may grow past the peak of bytes in use before free pages are moved instead, as a
-    /// fraction of that peak. Default: 0.02. Environment: `ALLOC_POOL_GROWTH_SLACK`.
+    /// fraction of that peak. Default: 0.025. Environment: `ALLOC_POOL_GROWTH_SLACK`.
     pub growth_slack: f64,
     /// Physical memory is created in pieces of the peak of bytes in use divided by this, so that pieces grow with the
     /// pool. Default: 128. Environment: `ALLOC_POOL_PIECES_PER_PEAK`.
@@ -33,7 +33,7 @@ pub struct PoolConfig {
     /// Environment: `ALLOC_POOL_ADDRESS_SPACE`.
     pub address_space: Option<u64>,
     /// The most bytes of released small blocks that one thread keeps for one stream; 0 turns thread caches off.
-    /// Default: 512 KiB. Environment: `ALLOC_POOL_THREAD_CACHE`.
+    /// Default: 2 MiB. Environment: `ALLOC_POOL_THREAD_CACHE`.
     pub thread_cache: u64,
     /// The most arenas that threads which get in each other's way spread over. Default: the number of processors.
     /// Environment: `ALLOC_POOL_ARENAS`.
@@ -47,11 +47,11 @@ impl Default for PoolConfig {
         Self {
             limit: None,
             release_threshold: None,
-            growth_slack: 0.02,
+            growth_slack: 0.025,
             pieces_per_peak: 128,
             max_piece: 64 << 20,
             address_space: None,
-            thread_cache: 512 << 10,
+            thread_cache: 2 << 20,
             arenas: std::thread::available_parallelism().map_or(4, |n| n.get() as u32),
             hook: None,
         }

@@ -59,7 +59,7 @@ fn field(bits: u64, shift: u32, width: u32) -> u32 {
 }
 
 impl Name {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn of(id: BlockId) -> Self {
         let bits = id.to_bits();
         if bits & LARGE == 0 {
@@ -76,7 +76,7 @@ impl Name {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn id(self) -> BlockId {
         BlockId::from_bits(match self {
             Self::Small { slot, generation, slack } => {

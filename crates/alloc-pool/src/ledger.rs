@@ -28,7 +28,7 @@ impl Generations {
     }
 
     /// Ends the life of the block that was handed out with `generation`. `false` if it had ended before.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn retire(&self, slot: u32, generation: u32) -> bool {
         // Release and acquire: the thread that reuses the slot comes after everything that the releasing one did.
         self.0[slot as usize & (SLOTS - 1)]
@@ -70,7 +70,7 @@ impl SlabEntry {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn facts(&self) -> SlabFacts {
         let owner = self.owner.load(Ordering::Relaxed);
         SlabFacts {
@@ -131,7 +131,7 @@ impl Ledger {
         Self { chunks: std::array::from_fn(|_| OnceLock::new()), free: Mutex::default() }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn get(&self, index: u32) -> Option<&SlabEntry> {
         let (chunk, offset) = chunk_of(index);
         self.chunks.get(chunk)?.get()?.get(offset)

@@ -11,6 +11,7 @@ mod config;
 mod driver;
 mod id;
 mod ledger;
+mod local;
 mod notes;
 mod pages;
 mod park;

@@ -1,17 +1,17 @@
 //! The pool: the allocator that programs use, over any backend.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use alloc_core::pressure::{self, Registration, Relieve};
 
 use alloc_core::{
-    Addressing, AllocError, AllocatorEvent, Block, Device, DeviceAllocator, Layout, MemoryProvider, ProviderError,
-    ProviderErrorKind, ReleaseError, Statistics, Stream, StreamSet, Transfer,
+    Address, Addressing, AllocError, AllocatorEvent, Block, BlockId, Device, DeviceAllocator, Layout, MemoryProvider,
+    ProviderError, ProviderErrorKind, ReleaseError, Statistics, Stream, StreamSet, Transfer,
 };
 
 use crate::arena::Arena;
-use crate::cache::{self, CacheCounters, PoolKey};
+use crate::cache::{self, CacheCounters, CacheKey};
 use crate::config::{ConfigError, PoolConfig};
 use crate::driver::Driver;
 use crate::id::MAX_ARENAS;
@@ -19,7 +19,7 @@ use crate::ledger::Ledger;
 use crate::notes::{self, Note};
 use crate::pages::Pages;
 use crate::park::ParkList;
-use crate::placement::units::{SMALL_MAX, UNIT, UNIT_SHIFT, class_of};
+use crate::placement::units::UNIT_SHIFT;
 use crate::statistics::CacheTotals;
 use crate::streams::{Seats, Tags};
 
@@ -36,7 +36,7 @@ pub struct Pool<P: MemoryProvider> {
 /// What a pool shares with the caches of its threads.
 #[derive(Debug)]
 pub(crate) struct Inner<P: MemoryProvider> {
-    pub(crate) key: PoolKey,
+    pub(crate) number: u64,
     pub(crate) device: Device,
     pub(crate) mapped: bool,
     pub(crate) granularity: u64,
@@ -46,7 +46,7 @@ pub(crate) struct Inner<P: MemoryProvider> {
     pub(crate) ledger: Ledger,
     pub(crate) arenas: Box<[OnceLock<Box<Arena>>]>,
     /// Moves on when thread caches are to be emptied.
-    epoch: AtomicU32,
+    epoch: AtomicU64,
     pages: Mutex<Pages<P::Physical>>,
     pub(crate) seats: Mutex<Seats>,
     pub(crate) tags: Mutex<Tags<P::Event>>,
@@ -59,25 +59,10 @@ pub(crate) struct Inner<P: MemoryProvider> {
     pub(crate) registration: Registration,
 }
 
-/// Names of pools for the threads' caches: slots are reused, numbers are not.
-#[derive(Debug)]
-struct Keys {
-    next_pool: u64,
-    free_slots: Vec<usize>,
-    slots: usize,
-}
-
-static KEYS: Mutex<Keys> = Mutex::new(Keys { next_pool: 1, free_slots: Vec::new(), slots: 0 });
-
-fn new_key() -> PoolKey {
-    let mut keys = KEYS.lock().unwrap_or_else(PoisonError::into_inner);
-    let pool = keys.next_pool;
-    keys.next_pool += 1;
-    let slot = keys.free_slots.pop().unwrap_or_else(|| {
-        keys.slots += 1;
-        keys.slots - 1
-    });
-    PoolKey { slot, pool }
+/// Numbers pools and epochs; a number is never used again.
+fn next_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 impl<P: MemoryProvider> Pool<P> {
@@ -102,7 +87,7 @@ impl<P: MemoryProvider> Pool<P> {
             Inner::<P>::choose_arena_bytes(Some(u64::MAX), total, granularity)
         };
         let inner = |inner: &Weak<Inner<P>>| Inner {
-            key: new_key(),
+            number: next_number(),
             device,
             mapped,
             granularity,
@@ -110,7 +95,7 @@ impl<P: MemoryProvider> Pool<P> {
             driver: Driver::new(provider),
             ledger: Ledger::new(),
             arenas: (0..MAX_ARENAS).map(|_| OnceLock::new()).collect(),
-            epoch: AtomicU32::new(0),
+            epoch: AtomicU64::new(next_number()),
             pages: Mutex::new(Pages::new((granularity >> UNIT_SHIFT) as u32)),
             seats: Mutex::default(),
             tags: Mutex::new(Tags::new()),
@@ -138,14 +123,15 @@ impl<P: MemoryProvider> Pool<P> {
     /// Gives the calling thread's cached blocks back to the arenas, so that other threads may have them. Other
     /// threads do the same at their next call after a [`trim`](DeviceAllocator::trim), and when they end.
     pub fn flush_thread_cache(&self) {
-        cache::drain(self.inner.key);
+        cache::drain(self.inner.number);
     }
 
-    #[cold]
-    fn refuse(&self, error: ReleaseError) -> ReleaseError {
-        self.inner.rejected.fetch_add(1, Ordering::Relaxed);
-        self.inner.tell(&AllocatorEvent::RejectedRelease(&error));
-        error
+    #[inline(never)]
+    fn release_uncached(&self, block: Block, stream: Stream, uses: &StreamSet) -> Result<(), ReleaseError> {
+        self.inner.release(block, stream, uses).inspect_err(|error| {
+            self.inner.rejected.fetch_add(1, Ordering::Relaxed);
+            self.inner.tell(&AllocatorEvent::RejectedRelease(error));
+        })
     }
 }
 
@@ -187,24 +173,24 @@ impl<P: MemoryProvider> DeviceAllocator for Pool<P> {
         self.inner.device
     }
 
-    #[inline]
+    // Inlined so that a hit returns the block in registers: through memory it costs a stalled load.
+    #[inline(always)]
     fn allocate(&self, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
-        let inner = &self.inner;
-        let size = layout.size();
-        if size <= SMALL_MAX && layout.align() <= UNIT {
-            let class = class_of(size);
-            let hit = cache::with(inner.key, inner.epoch(), stream, |cache| inner.allocate_cached(cache, class, size));
-            if let Some(Some(block)) = hit {
-                return Ok(block);
-            }
-            return Inner::allocate_small(inner, class, size, stream);
+        if let Some(block) = self.inner.allocate_cached(layout, stream) {
+            return Ok(block);
         }
-        Inner::allocate_large(inner, layout, stream)
+        if let Some((address, id)) = self.inner.allocate_quickly(layout, stream) {
+            return Ok(Block::from_parts(Address::new(address.get()), layout.size(), BlockId::from_bits(id)));
+        }
+        Inner::allocate(&self.inner, layout, stream)
     }
 
-    #[inline]
+    #[inline(always)]
     unsafe fn release(&self, block: Block, stream: Stream, uses: &StreamSet) -> Result<(), ReleaseError> {
-        Inner::release(&self.inner, block, stream, uses).map_err(|error| self.refuse(error))
+        if self.inner.release_cached(block, stream, uses) {
+            return Ok(());
+        }
+        self.release_uncached(block, stream, uses)
     }
 
     fn statistics(&self) -> Statistics {
@@ -230,14 +216,15 @@ impl<P: MemoryProvider> Inner<P> {
         self.arenas.get(index as usize)?.get().map(|arena| &**arena)
     }
 
+    /// Names the calling thread's cache for the stream.
     #[inline]
-    pub(crate) fn epoch(&self) -> u32 {
-        self.epoch.load(Ordering::Relaxed)
+    pub(crate) fn cache_key(&self, stream: Stream) -> CacheKey {
+        CacheKey { epoch: self.epoch.load(Ordering::Relaxed), stream }
     }
 
     /// Has every thread empty its caches at its next call.
     pub(crate) fn next_epoch(&self) {
-        self.epoch.fetch_add(1, Ordering::Relaxed);
+        self.epoch.store(next_number(), Ordering::Relaxed);
     }
 
     pub(crate) fn lock_pages(&self) -> MutexGuard<'_, Pages<P::Physical>> {
@@ -271,9 +258,10 @@ impl<P: MemoryProvider> Inner<P> {
     }
 
     fn trim(&self, keep: u64) -> u64 {
-        cache::drain(self.key);
+        cache::drain(self.number);
         self.next_epoch();
         self.wait_for_parked();
+        self.free_empty_slabs();
         let mut pages = self.lock_pages();
         let given = self.give_back(&mut pages, keep);
         self.defer_notes(&mut pages);
@@ -302,6 +290,5 @@ impl<P: MemoryProvider> Drop for Inner<P> {
         self.wait_for_parked();
         let mut pages = std::mem::replace(&mut *self.lock_pages(), Pages::new(1));
         self.close(&mut pages);
-        KEYS.lock().unwrap_or_else(PoisonError::into_inner).free_slots.push(self.key.slot);
     }
 }

@@ -8,36 +8,51 @@ use crate::arena::Addresses;
 use crate::cache::{self, Batch, CacheHome, CachedBlock};
 use crate::id::{Name, large_generation, next_slot_generation, slab_and_slot};
 use crate::ledger::SlabEntry;
+use crate::local::{self, Call};
 use crate::park::Parked;
-use crate::placement::heap::{Kind, SHARED_TAG, Tag};
-use crate::placement::units::{UNIT_SHIFT, class_slots, class_stride, class_units};
+use crate::placement::heap::{Kind, SHARED_TAG};
+use crate::placement::units::{UNIT_SHIFT, class_bytes, class_slots, class_stride};
 use crate::pool::Inner;
 use crate::streams::Seat;
 
-/// What became of a block that was offered to a thread's cache.
-enum Offer {
-    Kept,
-    /// The cache has enough; these have to go back instead.
-    Full(Batch),
-    /// The block is not of the cache's stream.
-    Elsewhere,
-}
-
 impl<P: MemoryProvider> Inner<P> {
+    /// Keeps a small block in the thread's cache. `false`, with nothing done, if it can't be: then
+    /// [`Inner::release`] finds out why.
+    #[inline(always)]
+    pub(crate) fn release_cached(&self, block: Block, stream: Stream, uses: &StreamSet) -> bool {
+        let Name::Small { slot: number, generation, slack } = Name::of(block.id()) else { return false };
+        let (slab, slot) = slab_and_slot(number);
+        let Some(entry) = self.ledger.get(slab) else { return false };
+        let facts = entry.facts();
+        let bytes = class_bytes(facts.class);
+        let address = facts.base + u64::from(slot) * class_stride(facts.class);
+        if address != block.address().get() || block.size().wrapping_add(u64::from(slack)) != bytes || !uses.is_empty()
+        {
+            return false;
+        }
+        let call = Call::default();
+        let Some(Ok(mut caches)) = local::current(&call).map(|caches| caches.try_borrow_mut()) else { return false };
+        let Some(cache) = caches.get(self.cache_key(stream)) else { return false };
+        if cache.seat.tag != facts.tag || facts.tag == SHARED_TAG || !cache.has_room(facts.class) {
+            return false;
+        }
+        if !entry.generations.retire(slot, generation) {
+            return false;
+        }
+        cache.counters.count_release(block.size(), bytes);
+        cache.push(facts.class, CachedBlock::new(address, number, next_slot_generation(generation)))
+    }
+
+    /// Takes a block back that the thread's cache does not keep.
     #[inline]
-    pub(crate) fn release(
-        this: &Arc<Self>,
-        block: Block,
-        stream: Stream,
-        uses: &StreamSet,
-    ) -> Result<(), ReleaseError> {
+    pub(crate) fn release(&self, block: Block, stream: Stream, uses: &StreamSet) -> Result<(), ReleaseError> {
         match Name::of(block.id()) {
-            Name::Small { slot, generation, slack } => this.release_small(block, slot, generation, slack, stream, uses),
-            Name::Large { arena, node, generation } => this.release_large(block, arena, node, generation, stream, uses),
+            Name::Small { slot, generation, slack } => self.release_small(block, slot, generation, slack, stream, uses),
+            Name::Large { arena, node, generation } => self.release_large(block, arena, node, generation, stream, uses),
         }
     }
 
-    #[inline]
+    #[cold]
     fn release_small(
         &self,
         block: Block,
@@ -50,65 +65,45 @@ impl<P: MemoryProvider> Inner<P> {
         let (slab, slot) = slab_and_slot(number);
         let Some(entry) = self.ledger.get(slab) else { return Err(self.foreign(block)) };
         let facts = entry.facts();
-        let bytes = u64::from(class_units(facts.class)) << UNIT_SHIFT;
-        let address = facts.base + (u64::from(slot * class_stride(facts.class)) << UNIT_SHIFT);
-        if address != block.address().get()
-            || block.size() + u64::from(slack) != bytes
-            || slot >= class_slots(facts.class)
-        {
+        let bytes = class_bytes(facts.class);
+        let address = facts.base + u64::from(slot) * class_stride(facts.class);
+        let as_named = address == block.address().get() && bytes.checked_sub(u64::from(slack)) == Some(block.size());
+        if !as_named || slot >= class_slots(facts.class) {
             return Err(self.misnamed(block, entry, slot, generation));
         }
         if !entry.generations.retire(slot, generation) {
             return Err(self.stale(block));
         }
-        let cached = CachedBlock { address, slot: number, generation: next_slot_generation(generation) };
-        let offer = cache::with(self.key, self.epoch(), stream, |cache| {
-            if cache.seat.tag != facts.tag || facts.tag == SHARED_TAG || !uses.is_empty() {
-                return Offer::Elsewhere;
-            }
+        let cached = CachedBlock::new(address, number, next_slot_generation(generation));
+        let own = cache::with(self.cache_key(stream), |cache| {
             cache.counters.count_release(block.size(), bytes);
-            if cache.push(facts.class, cached) {
-                return Offer::Kept;
-            }
-            let mut batch = Batch::new();
-            cache.take_half(facts.class, &mut batch);
-            if !cache.push(facts.class, cached) {
-                batch.push(cached);
-            }
-            Offer::Full(batch)
+            cache.seat.tag == facts.tag && facts.tag != SHARED_TAG
         });
-        match offer {
-            Some(Offer::Kept) => Ok(()),
-            Some(Offer::Full(mut batch)) => {
-                self.give_to_slabs(&mut batch);
-                Ok(())
-            }
-            Some(Offer::Elsewhere) | None => self.release_small_elsewhere(block, cached, facts.tag, stream, uses),
-        }
-    }
-
-    /// A small block of another stream than it is released on, or one that other streams use.
-    #[cold]
-    fn release_small_elsewhere(
-        &self,
-        block: Block,
-        cached: CachedBlock,
-        home: Tag,
-        stream: Stream,
-        uses: &StreamSet,
-    ) -> Result<(), ReleaseError> {
-        let facts_bytes =
-            self.ledger.get(slab_and_slot(cached.slot).0).map_or(0, |entry| class_units(entry.facts().class));
-        let bytes = u64::from(facts_bytes) << UNIT_SHIFT;
-        let counted = cache::with(self.key, self.epoch(), stream, |cache| {
-            cache.counters.count_release(block.size(), bytes);
-        });
-        if counted.is_none() {
+        if own.is_none() {
             self.count_uncached(|counters| counters.count_release(block.size(), bytes));
         }
-        let parked = self.park(block, Parked::Slot(cached), bytes, home, stream, uses);
+        if own == Some(true) && uses.is_empty() {
+            self.make_room(stream, facts.class, cached);
+            return Ok(());
+        }
+        let parked = self.park(block, Parked::Slot(cached), bytes, facts.tag, stream, uses);
         self.tell_deferred();
         parked
+    }
+
+    /// Gives half of a class's cached blocks back to the arenas and keeps this one instead.
+    #[cold]
+    #[inline(never)]
+    fn make_room(&self, stream: Stream, class: usize, block: CachedBlock) {
+        let mut batch = Batch::new();
+        let kept = cache::with(self.cache_key(stream), |cache| {
+            cache.take_half(class, &mut batch);
+            cache.push(class, block)
+        });
+        if kept != Some(true) {
+            batch.push(block);
+        }
+        self.give_to_slabs(&mut batch);
     }
 
     #[inline]
@@ -122,14 +117,14 @@ impl<P: MemoryProvider> Inner<P> {
         uses: &StreamSet,
     ) -> Result<(), ReleaseError> {
         let Some(owner) = self.arena(arena) else { return Err(self.foreign(block)) };
-        let tag = cache::with(self.key, self.epoch(), stream, |cache| cache.seat.tag);
         let mut state = owner.lock();
         let Some(found) = state.heap.node(node) else {
             drop(state);
             return Err(self.foreign(block));
         };
         let same_life = found.kind == Kind::Used && large_generation(found.generation) == generation;
-        let (start, units, requested, home) = (found.start, found.units, found.requested, found.tag);
+        let (start, units, requested) = (found.start, found.units, found.requested());
+        let (tag, home) = (found.tag, found.home);
         if !same_life || state.addresses.of(start) != block.address() || requested != block.size() {
             let is_stale = !same_life && self.owns_address(&state.addresses, state.heap.capacity(), block);
             drop(state);
@@ -138,7 +133,7 @@ impl<P: MemoryProvider> Inner<P> {
         let bytes = u64::from(units) << UNIT_SHIFT;
         state.requested.sub(requested);
         state.in_use.sub(bytes);
-        if uses.is_empty() && home != SHARED_TAG && tag == Some(home) {
+        if uses.is_empty() && home == stream {
             state.heap.release(node);
             drop(state);
             self.keep_to_threshold();
@@ -146,7 +141,7 @@ impl<P: MemoryProvider> Inner<P> {
         }
         state.heap.retire(node);
         drop(state);
-        let parked = self.park(block, Parked::Node { arena, node }, bytes, home, stream, uses);
+        let parked = self.park(block, Parked::Node { arena, node }, bytes, tag, stream, uses);
         self.tell_deferred();
         parked
     }

@@ -15,7 +15,7 @@
 //! # Copies
 //! The path of a copy is chosen from the two devices:
 //!
-//! | from \\ to | host | device |
+//! | from, to | host | device |
 //! |---|---|---|
 //! | **host** | the host's transfer, or the processor | the device's transfer |
 //! | **device** | the device's transfer | the destination's transfer, else the source's |

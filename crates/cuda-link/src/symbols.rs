@@ -373,3 +373,15 @@ for_each_symbol!(names);
 pub(crate) const COUNT: usize = SYMBOLS.len();
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(crate) use for_each_symbol;
+
+#[cfg(test)]
+mod tests {
+    use super::SYMBOLS;
+
+    #[test]
+    fn no_name_is_listed_twice() {
+        let unique: std::collections::BTreeSet<_> = SYMBOLS.iter().collect();
+        assert_eq!((unique.len(), SYMBOLS.len()), (352, 352));
+        assert!(SYMBOLS.iter().all(|name| name.starts_with("cu") && *name != "cuInit"));
+    }
+}

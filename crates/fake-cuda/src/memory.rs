@@ -170,7 +170,13 @@ impl World {
             }
             Kind::HostAllocated | Kind::HostRegistered => {}
         }
-        match obtain(bytes, 512, libc::PROT_READ | libc::PROT_WRITE) {
+        // As the driver does: large allocations of the device lie on its pages, those of the host on the host's.
+        let align = match kind {
+            Kind::Device if bytes >= GRANULARITY && device.is_multiple_of(2) => GRANULARITY,
+            Kind::HostAllocated => 4096,
+            _ => 512,
+        };
+        match obtain(bytes, align, libc::PROT_READ | libc::PROT_WRITE) {
             Ok(address) => {
                 self.allocations.insert(address, Allocation { bytes, device, kind });
                 Ok(address)

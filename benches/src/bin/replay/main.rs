@@ -30,7 +30,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let mut summary = Summary::new(&options);
     let mut loaded = Vec::new();
     for path in &paths {
-        let trace = NamedTrace::load(path, options.rows())?;
+        let trace = NamedTrace::load(path, options.extent())?;
         let available = memory::available().unwrap_or(u64::MAX);
         if options.touch && trace.peak_live > available / 2 {
             let note = summary.leave_out(&trace, available);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use benches::allocators::Peer;
+use benches::traces::Extent;
 use clap::Parser;
 
 /// Replays allocation traces through several allocators and shows time per operation, memory reserved over memory
@@ -14,13 +15,19 @@ pub struct Options {
     #[arg(long = "trace", value_name = "FILE", num_args = 1..)]
     pub traces: Vec<PathBuf>,
 
-    /// How often each trace is replayed on the same allocator; times are those of the second pass
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
-    passes: u32,
+    /// How often each trace is replayed on the same allocator (default: 3, with --touch 2); times are those of the
+    /// second pass
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    passes: Option<u32>,
 
-    /// Write to every page of every block, so that page faults count
+    /// Write to every page of every block, so that page faults count; only the beginning of each trace is replayed,
+    /// up to 16 GiB of allocations
     #[arg(long)]
     pub touch: bool,
+
+    /// Replay whole traces with --touch too: terabytes are written then
+    #[arg(long)]
+    pub whole: bool,
 
     /// Replay on a thread for each recorded thread, instead of one for all
     #[arg(long)]
@@ -44,11 +51,13 @@ pub struct Options {
 }
 
 const QUICK_ROWS: usize = 20_000;
+const TOUCHED_BYTES: u64 = 16 << 30;
 
 impl Options {
     /// How many passes are made.
     pub fn passes(&self) -> u32 {
-        if self.quick { self.passes.min(2) } else { self.passes }
+        let passes = self.passes.unwrap_or(if self.touch { 2 } else { 3 });
+        if self.quick { passes.min(2) } else { passes }
     }
 
     /// The pass whose times are shown.
@@ -56,9 +65,13 @@ impl Options {
         self.passes().min(2)
     }
 
-    /// How many rows of each trace are replayed, if not all.
-    pub fn rows(&self) -> Option<usize> {
-        self.quick.then_some(QUICK_ROWS)
+    /// How much of each trace is replayed.
+    pub fn extent(&self) -> Extent {
+        match (self.quick, self.touch) {
+            (true, _) => Extent::Rows(QUICK_ROWS),
+            (false, true) if !self.whole => Extent::Bytes(TOUCHED_BYTES),
+            _ => Extent::Whole,
+        }
     }
 
     /// The allocators that are compared, each once. The cost of the loop is measured with them where that makes

@@ -18,10 +18,10 @@ pub struct Summary {
     timed_pass: u32,
     touch: bool,
     threads: bool,
-    rows: Option<usize>,
     traces: Vec<String>,
     records: Vec<ReplayRecord>,
     left_out: Vec<String>,
+    cut: Vec<String>,
     failures: Vec<(String, String)>,
     repaired: Vec<String>,
 }
@@ -35,10 +35,10 @@ impl Summary {
             timed_pass: options.timed_pass(),
             touch: options.touch,
             threads: options.threads,
-            rows: options.rows(),
             traces: Vec::new(),
             records: Vec::new(),
             left_out: Vec::new(),
+            cut: Vec::new(),
             failures: Vec::new(),
             repaired: Vec::new(),
         }
@@ -74,6 +74,9 @@ impl Summary {
     fn note_trace(&mut self, trace: &NamedTrace) {
         if !self.traces.contains(&trace.name) {
             self.traces.push(trace.name.clone());
+            if let Some(rows) = trace.cut_at {
+                self.cut.push(format!("Only the first {rows} rows of {} were replayed.", trace.name));
+            }
             if trace.anomalies().count() > 0 {
                 self.repaired.push(format!("{} was repaired: {}.", trace.name, trace.anomalies()));
             }
@@ -209,10 +212,7 @@ impl fmt::Display for Summary {
         if let Some(table) = self.calls() {
             writeln!(f, "{table}")?;
         }
-        if let Some(rows) = self.rows {
-            writeln!(f, "Only the first {rows} rows of each trace were replayed.")?;
-        }
-        self.left_out.iter().chain(&self.repaired).try_for_each(|note| writeln!(f, "{note}"))?;
+        self.left_out.iter().chain(&self.cut).chain(&self.repaired).try_for_each(|note| writeln!(f, "{note}"))?;
         self.failures.iter().try_for_each(|(trace, peer)| writeln!(f, "{trace} FAILED through {peer}; see above."))
     }
 }

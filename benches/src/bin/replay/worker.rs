@@ -22,7 +22,13 @@ pub fn start(peer: Peer, options: &Options, trace: &Path) -> anyhow::Result<Vec<
     let mut command = Command::new(program);
     command.arg("--worker").arg(peer.to_string()).arg("--passes").arg(options.passes().to_string());
     command.arg("--trace").arg(trace);
-    for (flag, set) in [("--touch", options.touch), ("--threads", options.threads), ("--quick", options.quick)] {
+    let flags = [
+        ("--touch", options.touch),
+        ("--whole", options.whole),
+        ("--threads", options.threads),
+        ("--quick", options.quick),
+    ];
+    for (flag, set) in flags {
         if set {
             command.arg(flag);
         }
@@ -42,7 +48,7 @@ pub fn start(peer: Peer, options: &Options, trace: &Path) -> anyhow::Result<Vec<
 /// What the trace, the allocator and the replay report.
 pub fn work(peer: Peer, options: &Options) -> anyhow::Result<()> {
     for path in &options.traces {
-        let trace = NamedTrace::load(path, options.rows())?;
+        let trace = NamedTrace::load(path, options.extent())?;
         let replay = Replay::new(&trace.trace)
             .passes(options.passes())
             .threading(if options.threads { Threading::PerRecordedThread } else { Threading::One })

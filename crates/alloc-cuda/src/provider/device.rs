@@ -41,9 +41,14 @@ impl DeviceOptions {
     }
 }
 
-/// A piece of device memory: a physical handle, or a segment with its address.
+/// A piece of device memory: a physical handle, or a segment.
 #[derive(Debug)]
-pub struct Physical(u64);
+pub struct Physical {
+    /// The handle, or the address that the driver gave.
+    base: u64,
+    /// Where the segment starts: a multiple of the granularity.
+    start: u64,
+}
 
 /// The memory of one CUDA device, for [`alloc_pool::Pool`].
 ///
@@ -107,6 +112,19 @@ impl DeviceProvider {
         Ok(Self { context, transfer, addressing, granularity, rdma, access })
     }
 
+    /// A segment that starts at a multiple of the granularity, as blocks of large alignment need. The driver promises
+    /// 256 bytes, but gives large segments the alignment of its pages.
+    fn create_segment(&self, bytes: u64) -> Result<Physical, ProviderError> {
+        let base = self.context.allocate(bytes)?;
+        if base.is_multiple_of(self.granularity) {
+            return Ok(Physical { base, start: base });
+        }
+        // SAFETY: the segment was just allocated, and nobody has used it.
+        unsafe { self.context.free(base) }?;
+        let base = self.context.allocate(bytes.saturating_add(self.granularity))?;
+        Ok(Physical { base, start: base.next_multiple_of(self.granularity) })
+    }
+
     /// Whether network cards and other devices on the bus can reach the memory (GPUDirect RDMA). Segments always can
     /// where the device can.
     pub fn is_rdma_capable(&self) -> bool {
@@ -155,24 +173,23 @@ impl MemoryProvider for DeviceProvider {
 
     fn create(&self, bytes: u64) -> Result<Physical, ProviderError> {
         match self.addressing {
-            Addressing::Mapped => self.context.create(bytes, self.rdma),
-            Addressing::Segmented => self.context.allocate(bytes),
+            Addressing::Mapped => self.context.create(bytes, self.rdma).map(|base| Physical { base, start: 0 }),
+            Addressing::Segmented => self.create_segment(bytes),
         }
-        .map(Physical)
     }
 
     unsafe fn release(&self, physical: Physical, _bytes: u64) -> Result<(), ProviderError> {
         match self.addressing {
             // SAFETY: it came from `create`, the caller says, and is consumed.
-            Addressing::Mapped => unsafe { self.context.release(physical.0) },
+            Addressing::Mapped => unsafe { self.context.release(physical.base) },
             // SAFETY: as above; no work uses the segment.
-            Addressing::Segmented => unsafe { self.context.free(physical.0) },
+            Addressing::Segmented => unsafe { self.context.free(physical.base) },
         }
     }
 
     unsafe fn map(&self, at: Address, physical: &Physical, bytes: u64) -> Result<(), ProviderError> {
         // SAFETY: the caller's promise is the one asked for.
-        unsafe { self.context.map(at.get(), bytes, physical.0, &self.access) }
+        unsafe { self.context.map(at.get(), bytes, physical.base, &self.access) }
     }
 
     unsafe fn unmap(&self, at: Address, bytes: u64) -> Result<(), ProviderError> {
@@ -181,7 +198,7 @@ impl MemoryProvider for DeviceProvider {
     }
 
     fn segment_address(&self, physical: &Physical) -> Address {
-        Address::new(physical.0)
+        Address::new(physical.start)
     }
 
     fn record(&self, stream: Stream) -> Result<Option<Event>, ProviderError> {

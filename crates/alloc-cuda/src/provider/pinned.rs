@@ -1,6 +1,7 @@
 //! Page-locked host memory.
 
 use std::fs;
+use std::mem::ManuallyDrop;
 
 use alloc_core::{
     Address, AddressRange, Addressing, Device, DeviceMemory, MemoryProvider, ProviderError, Stream, Transfer,
@@ -24,21 +25,27 @@ pub enum PinnedMethod {
 /// A segment of page-locked host memory.
 #[derive(Debug)]
 pub struct PinnedMemory {
+    /// Where the segment starts: a multiple of the huge page.
     address: u64,
-    /// The pages, where they are ours.
-    pages: Option<HostPages>,
+    /// The address that the driver gave, or where the pages start.
+    base: u64,
+    /// The pages, where they are ours. As long as they are registered, dropping this leaves them be: the device may
+    /// still reach them, so better lost than given to somebody else.
+    pages: Option<ManuallyDrop<HostPages>>,
 }
 
 impl PinnedMemory {
     /// `bytes` bytes, a multiple of the huge page.
     pub(crate) fn new(context: &Context, bytes: u64, method: PinnedMethod) -> Result<Self, ProviderError> {
         if method == PinnedMethod::DriverAllocated || !cfg!(target_os = "linux") {
-            return Ok(Self { address: context.host_allocate(bytes)?, pages: None });
+            // The driver aligns to ordinary pages.
+            let base = context.host_allocate(bytes.saturating_add(HUGE_PAGE - 4096))?;
+            return Ok(Self { address: base.next_multiple_of(HUGE_PAGE), base, pages: None });
         }
         let pages = HostPages::new(Device::cuda_pinned(context.ordinal()), bytes)?;
         // SAFETY: the pages are mapped, and `release` unregisters them before they go.
         unsafe { context.register(pages.address(), pages.bytes()) }?;
-        Ok(Self { address: pages.address(), pages: Some(pages) })
+        Ok(Self { address: pages.address(), base: pages.address(), pages: Some(ManuallyDrop::new(pages)) })
     }
 
     pub(crate) fn address(&self) -> u64 {
@@ -51,15 +58,12 @@ impl PinnedMemory {
         match self.pages {
             Some(pages) => {
                 // SAFETY: registered by `new`; the caller says that nobody uses it.
-                let unregistered = unsafe { context.unregister(self.address) };
-                if unregistered.is_err() {
-                    // The device may still reach the pages: better lost than given to somebody else.
-                    std::mem::forget(pages);
-                }
-                unregistered
+                unsafe { context.unregister(self.base) }?;
+                drop(ManuallyDrop::into_inner(pages));
+                Ok(())
             }
             // SAFETY: allocated by `new`; the caller says that nobody uses it.
-            None => unsafe { context.host_free(self.address) },
+            None => unsafe { context.host_free(self.base) },
         }
     }
 }

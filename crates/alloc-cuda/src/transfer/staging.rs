@@ -93,12 +93,11 @@ impl Ring {
             }
             if state.made < self.limit {
                 match PinnedMemory::new(context, self.lot, PinnedMethod::Registered) {
+                    // Dropped without being released, its memory stays: chunks are kept for the rest of the process.
                     Ok(lot) => {
                         let count = self.lot / self.chunk;
                         state.made += count;
                         state.free.extend((0..count).map(|index| lot.address() + index * self.chunk));
-                        // The chunks are kept for the rest of the process, and so is the memory behind them.
-                        std::mem::forget(lot);
                         self.freed.notify_all();
                         continue;
                     }

@@ -4,6 +4,8 @@
 //! `ALLOC_CUDA_TEST_GPU=1` in the environment they use the real driver, fail without one, and leave out what only
 //! the fake can show. Without the feature there is one promise: a clear error.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails panics")]
+
 #[cfg(not(feature = "cuda"))]
 mod without_cuda;
 
@@ -14,6 +16,8 @@ mod cuda {
     mod conformance;
     mod context;
     mod copies;
+    #[cfg(feature = "cudarc")]
+    mod cudarc;
     mod device_memory;
     mod errors;
     mod failures;

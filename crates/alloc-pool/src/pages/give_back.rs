@@ -40,6 +40,7 @@ impl<P: MemoryProvider> Inner<P> {
             let Some(owner) = self.arena(arena) else { continue };
             let mut state = owner.lock();
             pages.search += 1;
+            pages.capturing = false;
             pages.scratch.found.clear();
             pages.find_free(&state, arena, 0);
             let mut found = std::mem::take(&mut pages.scratch.found);

@@ -67,8 +67,10 @@ pub(crate) struct ArenaViews {
     range: Option<AddressRange>,
     /// Granules of the range that the heap covers.
     granules: u32,
-    /// Up to the last granule that was ever mapped.
+    /// Up to the last granule that is mapped.
     views: Vec<View>,
+    /// How many granules are mapped.
+    viewed: u32,
 }
 
 impl ArenaViews {
@@ -92,6 +94,8 @@ pub(crate) struct Pages<T> {
     peak_units: u64,
     /// The streams that the request at hand has to be ordered after.
     in_the_way: TagSet,
+    /// The request's stream is being captured.
+    capturing: bool,
     search: u64,
     pub(crate) misses: u64,
     pub(crate) moves: u64,
@@ -122,6 +126,7 @@ impl<T> Pages<T> {
             reserved: Gauge::default(),
             peak_units: 0,
             in_the_way: 0,
+            capturing: false,
             search: 0,
             misses: 0,
             moves: 0,
@@ -133,7 +138,7 @@ impl<T> Pages<T> {
 
     /// Adds the views of a new arena, whose index is the number of arenas so far.
     pub(crate) fn add_arena(&mut self, range: Option<AddressRange>, granules: u32) {
-        self.arenas.push(ArenaViews { range, granules, views: Vec::new() });
+        self.arenas.push(ArenaViews { range, granules, views: Vec::new(), viewed: 0 });
     }
 
     pub(crate) fn arena_count(&self) -> u32 {
@@ -148,9 +153,10 @@ impl<T> Pages<T> {
         u64::from(self.granule_units) << crate::placement::units::UNIT_SHIFT
     }
 
-    /// Whether anything is mapped in the arena.
-    fn has_views(&self, arena: u32) -> bool {
-        self.arenas.get(arena as usize).is_some_and(|arena| arena.range.is_some() && !arena.views.is_empty())
+    /// Whether more of the arena's addresses have stale views than the pool has memory.
+    fn has_debris(&self, arena: u32) -> bool {
+        let Some(arena) = self.arenas.get(arena as usize).filter(|arena| arena.range.is_some()) else { return false };
+        u64::from(arena.viewed) * self.granule_bytes() > 2 * self.reserved.current
     }
 
     fn is_active(&self, arena: u32, granule: u32) -> bool {
@@ -184,7 +190,9 @@ impl<T> Pages<T> {
     /// Notes that a view of the handle is mapped at `place`.
     fn add_view(&mut self, handle: u32, place: Place) {
         let granules = self.handles[handle as usize].granules;
-        let views = &mut self.arenas[place.arena as usize].views;
+        let arena = &mut self.arenas[place.arena as usize];
+        arena.viewed += granules;
+        let views = &mut arena.views;
         let end = (place.granule + granules) as usize;
         if views.len() < end {
             views.resize(end, UNMAPPED);
@@ -199,8 +207,10 @@ impl<T> Pages<T> {
     fn remove_view(&mut self, handle: u32, place: Place) {
         let granules = self.handles[handle as usize].granules;
         let end = (place.granule + granules) as usize;
-        self.arenas[place.arena as usize].views[place.granule as usize..end].fill(UNMAPPED);
-        let views = &mut self.arenas[place.arena as usize].views;
+        let arena = &mut self.arenas[place.arena as usize];
+        arena.viewed -= granules;
+        arena.views[place.granule as usize..end].fill(UNMAPPED);
+        let views = &mut arena.views;
         while views.last() == Some(&UNMAPPED) {
             views.pop();
         }

@@ -4,18 +4,22 @@
 //! active costs nothing, a stale view whose handle is free costs bookkeeping, all else costs calls to the backend.
 
 use super::{NONE, Pages, Place};
-use crate::placement::heap::{Ask, Heap, Kind, NIL};
+use crate::placement::heap::{Ask, Heap, Kind, NIL, Tag};
 
 /// What a granule costs that is not active, in tenths of one mapping.
 const STALE_FREE: u32 = 1;
 const STALE_FREE_ELSEWHERE_BUSY: u32 = 4;
 const UNMAPPED: u32 = 10;
-const STALE_TAKEN: u32 = 14;
+pub(super) const STALE_TAKEN: u32 = 14;
+/// The same where such views have become many: their addresses are used rather than fresh ones.
+pub(super) const STALE_TAKEN_AMONG_MANY: u32 = 8;
 /// A stale view that can't be unmapped before its stream has caught up.
-const STALE_TAKEN_IN_FLIGHT: u32 = 1000;
+pub(super) const STALE_TAKEN_IN_FLIGHT: u32 = 1000;
 /// Active memory that another stream's work in flight uses, if physical memory may grow instead, and if not.
-const BUSY_BUT_MAY_GROW: u32 = 12;
-const BUSY: u32 = 2;
+pub(super) const BUSY_BUT_MAY_GROW: u32 = 12;
+pub(super) const BUSY: u32 = 2;
+/// The same if the request is under capture, where nothing outside of the graph can be waited for.
+pub(super) const BUSY_UNDER_CAPTURE: u32 = 100_000;
 /// A gap too small for any piece of memory that could be moved into it: a new one would have to be created.
 const GAP_TOO_SMALL: u32 = 40;
 
@@ -24,10 +28,10 @@ const GAP_TOO_SMALL: u32 = 40;
 pub(super) struct Supply {
     /// Granules of the smallest handle that is free to be moved, or that may be created within the budget.
     pub(super) smallest_piece: u32,
-    /// Whether physical memory may grow, so that waiting for another stream is not the only way.
-    pub(super) may_grow: bool,
-    /// Whether no work is in flight that may use the arena's views.
-    pub(super) views_are_idle: bool,
+    /// What it costs for each granule to wait for another stream.
+    pub(super) wait: u32,
+    /// What it costs to unmap a stale view whose handle is taken.
+    pub(super) stale_taken: u32,
 }
 
 /// Where a request goes.
@@ -98,7 +102,7 @@ impl<T> Pages<T> {
         // Past the last mapped granule all addresses are alike, so one placement there is enough.
         let high = gap.end.div_ceil(granule).min(mapped.max(low) + (units + align).div_ceil(granule) + 1);
         let mut sums = std::mem::take(&mut self.scratch.costs);
-        self.granule_costs(arena, low as u32, high as u32, supply, &mut sums);
+        self.granule_costs(arena, ask.tag, low as u32, high as u32, supply, &mut sums);
         self.add_waits(heap, gap, ask, supply, low, &mut sums);
         let mut sum = 0u32;
         for cost in &mut sums {
@@ -129,7 +133,7 @@ impl<T> Pages<T> {
     }
 
     /// What each granule from `low` on costs.
-    fn granule_costs(&self, arena: u32, low: u32, high: u32, supply: Supply, costs: &mut Vec<u32>) {
+    fn granule_costs(&self, arena: u32, tag: Tag, low: u32, high: u32, supply: Supply, costs: &mut Vec<u32>) {
         costs.clear();
         let views = &self.arenas[arena as usize];
         let mut granule = low;
@@ -152,14 +156,9 @@ impl<T> Pages<T> {
             let here = Place { arena, granule: granule - view.offset };
             costs.push(match handle.active {
                 Some(place) if place == here => 0,
+                None if self.is_out_of_reach(view.handle, tag) => supply.stale_taken,
                 None => STALE_FREE,
-                Some(_) if handle.found.search != self.search => {
-                    if supply.views_are_idle {
-                        STALE_TAKEN
-                    } else {
-                        STALE_TAKEN_IN_FLIGHT
-                    }
-                }
+                Some(_) if handle.found.search != self.search => supply.stale_taken,
                 Some(_) if handle.found.busy => STALE_FREE_ELSEWHERE_BUSY,
                 Some(_) => STALE_FREE,
             });
@@ -170,14 +169,13 @@ impl<T> Pages<T> {
     /// Adds what it costs to wait for the streams that still use free memory in the gap.
     fn add_waits(&self, heap: &Heap, gap: &Gap, ask: Ask, supply: Supply, low: u64, costs: &mut [u32]) {
         let granule = u64::from(self.granule_units);
-        let wait = if supply.may_grow { BUSY_BUT_MAY_GROW } else { BUSY };
         let mut index = gap.first;
         while let Some(node) = heap.node(index).filter(|node| node.kind != Kind::Used) {
             if node.kind == Kind::Free && heap.in_the_way(node, ask.tag) != 0 {
                 let (from, to) = (u64::from(node.start) / granule - low, node.end().div_ceil(granule) - low);
                 let end = (to as usize).min(costs.len());
                 if let Some(costs) = costs.get_mut(from as usize..end) {
-                    costs.iter_mut().for_each(|cost| *cost += wait);
+                    costs.iter_mut().for_each(|cost| *cost += supply.wait);
                 }
             }
             index = node.next;
@@ -201,6 +199,6 @@ impl<T> Pages<T> {
     }
 }
 
-/// Any node of the heap, to start a walk from.
+/// A node of any heap to start a walk from: the one at offset 0, which splits and merges leave in place.
 pub(super) const ANYWHERE: u32 = 0;
 const _: () = assert!(ANYWHERE != NIL);

@@ -1,12 +1,10 @@
 //! The miss: free pages are moved to where they are needed, and created only when there are none to move.
 
-use std::sync::MutexGuard;
-
 use alloc_core::{Address, MemoryProvider, ProviderError, ProviderErrorKind, Stream};
 
-use super::plan::{ANYWHERE, Placement, Supply};
+use super::plan::{self, ANYWHERE, Placement, Supply};
 use super::{Found, NONE, Pages, Place};
-use crate::arena::{Addresses, Arena, ArenaState, is_for_slabs};
+use crate::arena::{self, Addresses, Arena, ArenaState, is_for_slabs};
 use crate::notes::Note;
 use crate::placement::heap::{Ask, Kind, Tag, TagSet, own_set};
 use crate::placement::units::UNIT_SHIFT;
@@ -43,8 +41,8 @@ pub(super) enum Step {
 /// time, so they can't deadlock.
 struct Locked<'a> {
     own_index: u32,
-    own: MutexGuard<'a, ArenaState>,
-    others: Vec<(u32, MutexGuard<'a, ArenaState>)>,
+    own: arena::Locked<'a>,
+    others: Vec<(u32, arena::Locked<'a>)>,
 }
 
 impl<'a> Locked<'a> {
@@ -61,6 +59,8 @@ impl<'a> Locked<'a> {
 struct Situation {
     /// The request's stream is being captured: nothing may be waited for or asked.
     capturing: bool,
+    /// There are more views in the arena that nobody uses than memory in the pool.
+    debris: bool,
     /// The streams whose work is complete.
     idle: TagSet,
     /// The streams that ever had memory in the request's arena, and so may use its views.
@@ -72,6 +72,22 @@ struct Situation {
 impl Situation {
     fn views_are_idle(&self) -> bool {
         self.own_seen & !self.idle == 0
+    }
+
+    fn cost_of_waiting(&self, may_grow: bool) -> u32 {
+        match (self.capturing, may_grow) {
+            (true, _) => plan::BUSY_UNDER_CAPTURE,
+            (false, true) => plan::BUSY_BUT_MAY_GROW,
+            (false, false) => plan::BUSY,
+        }
+    }
+
+    fn cost_of_stale_views(&self) -> u32 {
+        match (self.views_are_idle(), self.debris) {
+            (false, _) => plan::STALE_TAKEN_IN_FLIGHT,
+            (true, false) => plan::STALE_TAKEN,
+            (true, true) => plan::STALE_TAKEN_AMONG_MANY,
+        }
     }
 }
 
@@ -101,6 +117,7 @@ impl<P: MemoryProvider> Inner<P> {
         }
         pages.misses += 1;
         pages.search += 1;
+        pages.begin(situation.capturing);
         pages.scratch.found.clear();
         pages.find_free(&locked.own, arena, ask.tag);
         let mut used = locked.own.heap.used_units();
@@ -119,7 +136,7 @@ impl<P: MemoryProvider> Inner<P> {
         match decided {
             Ok(node) => {
                 let done = self.carry_out(pages, stream, &situation);
-                self.settle(pages, arena, node, ask.tag);
+                self.settle(pages, arena, node, ask.tag, true);
                 if let Err(failure) = done {
                     self.unclaim(pages, arena, node);
                     return Err(failure);
@@ -129,7 +146,7 @@ impl<P: MemoryProvider> Inner<P> {
             Err((None, failure)) => Err(failure),
             Err((Some(node), failure)) => {
                 pages.undo_steps(0);
-                self.settle(pages, arena, node, ask.tag);
+                self.settle(pages, arena, node, ask.tag, false);
                 self.unclaim(pages, arena, node);
                 Err(failure)
             }
@@ -153,11 +170,13 @@ impl<P: MemoryProvider> Inner<P> {
                 other_stamps.push(state.heap.now());
             }
         }
-        // Whether the own stream is idle matters only to views that may have to be unmapped.
-        let own_matters = if pages.has_views(arena) { own_set(tag) } else { 0 };
+        // Whether the own stream is idle matters only to views that might be unmapped, which may well wait until they
+        // are many: one stream alone needs no event.
+        let debris = pages.has_debris(arena);
+        let own_matters = if debris { own_set(tag) } else { 0 };
         let asked = if capturing { 0 } else { (seen & !own_set(tag)) | own_matters };
         let idle = self.idle_tags(asked);
-        Situation { capturing, idle, own_seen, own_stamp, other_stamps }
+        Situation { capturing, debris, idle, own_seen, own_stamp, other_stamps }
     }
 
     /// Chooses the place and the pages, in the books only. On failure, the claimed node if there is one.
@@ -168,21 +187,21 @@ impl<P: MemoryProvider> Inner<P> {
         ask: Ask,
         situation: &Situation,
     ) -> Result<u32, (Option<u32>, Failure)> {
-        pages.begin();
         let arena = locked.own_index;
         let mut growth = self.growth_granules(pages);
         let piece = self.piece_granules(pages, locked);
         let supply = Supply {
             smallest_piece: pages.smallest_piece(growth),
-            may_grow: growth > 0,
-            views_are_idle: situation.views_are_idle(),
+            wait: situation.cost_of_waiting(growth > 0),
+            stale_taken: situation.cost_of_stale_views(),
         };
         let Placement { first, start } =
             pages.cheapest_placement(&locked.own.heap, arena, ask, supply).ok_or((None, Failure::AddressSpace))?;
         let (node, in_the_way) = locked.own.heap.claim(first, start, ask);
         pages.in_the_way |= in_the_way;
         if situation.capturing && in_the_way != 0 {
-            return Err((Some(node), Failure::AddressSpace));
+            // Nothing else was left, and a captured stream can't wait for work outside of its graph.
+            return Err((Some(node), Failure::Memory));
         }
         let granule_units = u64::from(pages.granule_units);
         let end = (u64::from(start) + u64::from(ask.units)).div_ceil(granule_units) as u32;
@@ -221,7 +240,6 @@ impl<P: MemoryProvider> Inner<P> {
         locked: &mut Locked<'_>,
         ask: Ask,
     ) -> Result<u32, (Option<u32>, Failure)> {
-        pages.begin();
         let arena = locked.own_index;
         let need = ask.units.div_ceil(pages.granule_units);
         let claim = |locked: &mut Locked<'_>, place: Place, granule_units: u32| {
@@ -264,15 +282,16 @@ impl<P: MemoryProvider> Inner<P> {
         u32::try_from(left).unwrap_or(u32::MAX)
     }
 
-    /// How many granules a new piece of memory has: it grows with the pool; for slabs, with what slabs there are.
+    /// How many granules a new piece of memory has: it grows with the pool. A piece for slabs has room for what thread
+    /// caches will keep, so that these don't make a warm program grow.
     fn piece_granules(&self, pages: &Pages<P::Physical>, locked: &Locked<'_>) -> u32 {
-        let peak = if is_for_slabs(locked.own_index) {
-            locked.own.heap.used_units() << UNIT_SHIFT
+        let bytes = if is_for_slabs(locked.own_index) {
+            let used = locked.own.heap.used_units() << UNIT_SHIFT;
+            (used / 4).max(self.config.thread_cache) + pages.granule_bytes()
         } else {
-            pages.peak_units << UNIT_SHIFT
+            (pages.peak_units << UNIT_SHIFT) / u64::from(self.config.pieces_per_peak)
         };
-        let piece = (peak / u64::from(self.config.pieces_per_peak)).min(self.config.max_piece) / pages.granule_bytes();
-        u32::try_from(piece.max(1)).unwrap_or(1)
+        u32::try_from((bytes.min(self.config.max_piece) / pages.granule_bytes()).max(1)).unwrap_or(1)
     }
 
     /// Makes the planned calls to the backend. On failure, the steps not made are taken out of the books.
@@ -342,8 +361,9 @@ impl<P: MemoryProvider> Inner<P> {
         self.driver.map(pages.address(place), physical, bytes)
     }
 
-    /// Makes free memory of what the attached pages hold beside the claimed node.
-    fn settle(&self, pages: &mut Pages<P::Physical>, arena: u32, node: u32, tag: Tag) {
+    /// Makes free memory of what the attached pages hold beside the claimed node. `ordered` says whether the
+    /// request's stream comes after the work that may still touch them.
+    fn settle(&self, pages: &mut Pages<P::Physical>, arena: u32, node: u32, tag: Tag, ordered: bool) {
         let Some(owner) = self.arena(arena) else { return };
         let mut state = owner.lock();
         let Some((start, end)) = state.heap.node(node).map(|n| (u64::from(n.start), n.end())) else { return };
@@ -362,8 +382,12 @@ impl<P: MemoryProvider> Inner<P> {
                     *address = base + offset as u64 * pages.granule_bytes();
                 }
             }
-            // The request's stream was ordered after the pages' users; others have yet to be.
-            let users = if pages.in_the_way == 0 { 0 } else { pages.in_the_way | 1 << tag };
+            // To come after the request's stream is then to come after all of them.
+            let users = match handle.users {
+                0 => 0,
+                _ if ordered => 1 << tag,
+                users => users | 1 << tag,
+            };
             for (from, to) in [(first, last.min(start)), (first.max(end), last)] {
                 if from < to {
                     state.heap.convert(node, from as u32, (to - from) as u32, Kind::Free, users);
@@ -395,11 +419,14 @@ impl<T> Pages<T> {
     /// Notes all handles that lie wholly within free memory of the arena.
     pub(super) fn find_free(&mut self, state: &ArenaState, arena: u32, tag: Tag) {
         let granule_units = u64::from(self.granule_units);
-        let search = self.search;
+        let (search, capturing) = (self.search, self.capturing);
         let (handles, found) = (&mut self.handles, &mut self.scratch.found);
         let views = &self.arenas[arena as usize];
         state.heap.for_each_free(self.granule_units, |index, node| {
             let busy = state.heap.in_the_way(node, tag) != 0;
+            if busy && capturing {
+                return;
+            }
             let first = u64::from(node.start).div_ceil(granule_units) as u32;
             let end = (node.end() / granule_units) as u32;
             let mut granule = first;
@@ -464,7 +491,8 @@ impl<T> Pages<T> {
         listed.map(|&handle| self.handles[handle as usize].granules).min().unwrap_or(1)
     }
 
-    fn begin(&mut self) {
+    fn begin(&mut self, capturing: bool) {
+        self.capturing = capturing;
         self.in_the_way = 0;
         self.scratch.steps.clear();
         self.scratch.attached.clear();
@@ -485,8 +513,17 @@ impl<T> Pages<T> {
         (place.granule..end).take_while(|&granule| views.view(granule).handle == NONE).count() as u32
     }
 
+    /// Whether a handle that is nowhere active has users whom a request under capture can't wait for.
+    pub(super) fn is_out_of_reach(&self, index: u32, tag: Tag) -> bool {
+        let handle = &self.handles[index as usize];
+        self.capturing && handle.active.is_none() && handle.users & !own_set(tag) != 0
+    }
+
     /// Takes a handle from where it is, if it is free: its old addresses become a hole with a stale view.
     fn take(&mut self, locked: &mut Locked<'_>, tag: Tag, index: u32) -> bool {
+        if self.is_out_of_reach(index, tag) {
+            return false;
+        }
         let handle = &mut self.handles[index as usize];
         if let Some(place) = handle.active {
             if handle.found.search != self.search {
@@ -503,7 +540,7 @@ impl<T> Pages<T> {
                 handle.found.search = 0;
                 return false;
             }
-            let users = state.heap.node(node).map_or(0, |node| state.heap.in_the_way(node, tag));
+            let users = state.heap.node(node).map_or(0, |node| state.heap.unfinished(node));
             state.heap.convert(node, start, units, Kind::Hole, 0);
             handle.users = users;
             handle.found.search = 0;
@@ -524,7 +561,11 @@ impl<T> Pages<T> {
             for &index in listed {
                 let handle = &self.handles[index as usize];
                 let usable = handle.active.is_none() || handle.found.search == self.search;
-                if handle.granules > room || !usable || (!idle_only && handle.active.is_none()) {
+                if handle.granules > room
+                    || !usable
+                    || (!idle_only && handle.active.is_none())
+                    || self.is_out_of_reach(index, tag)
+                {
                     continue;
                 }
                 let over = handle.granules > need;

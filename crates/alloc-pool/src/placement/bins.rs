@@ -1,21 +1,21 @@
-//! The index of free ranges by size: two levels of bitmaps over lists, 16 bins to a doubling.
+//! The index of free ranges by size: two levels of bitmaps over lists, 64 bins to a doubling.
 //!
 //! After TLSF (Masmano, Ripoll, Crespo, Real: "TLSF: a new dynamic memory allocator for real-time systems", 2004):
 //! finding a bin whose every range is large enough takes two bit scans.
 
 use super::heap::{NIL, Node};
 
-const SUB_BITS: u32 = 4;
+const SUB_BITS: u32 = 6;
 const SUBS: usize = 1 << SUB_BITS;
-const ROWS: usize = 32;
+const ROWS: usize = 27;
 /// How many ranges of the request's own bin are looked at for the best fit.
-const SCAN: u32 = 16;
+const SCAN: u32 = 4;
 
 /// Heads of the lists and the bitmaps that say which are not empty. The links are in the nodes.
 #[derive(Debug)]
 pub(crate) struct Bins {
     rows: u32,
-    subs: [u16; ROWS],
+    subs: [u64; ROWS],
     heads: Box<[[u32; SUBS]; ROWS]>,
 }
 
@@ -67,42 +67,28 @@ impl Bins {
         }
     }
 
-    /// The smallest range of at least `units` that is `usable` among the first of the request's own bin, else the
-    /// first usable one of the next bins.
+    /// A range of at least `units` that is `usable`: the smallest among the first of the request's own bin or, if none
+    /// of that fits, of the next bin that has one.
     pub(crate) fn find(&self, nodes: &[Node], units: u32, usable: impl Fn(&Node) -> bool) -> Option<u32> {
         let (row, sub) = bin_of(units);
-        let (mut best, mut best_units) = (NIL, u32::MAX);
-        let mut index = self.heads[row][sub];
-        let mut looked = 0;
-        while index != NIL && looked < SCAN {
-            let node = &nodes[index as usize];
-            if node.units >= units && node.units < best_units && usable(node) {
-                (best, best_units) = (index, node.units);
-                if best_units == units {
-                    return Some(best);
-                }
-            }
-            index = node.link_next;
-            looked += 1;
-        }
-        if best != NIL {
-            return Some(best);
-        }
-        // One past the scanned ones may fit too, so the rest of this bin is looked through if no larger bin has any.
-        self.first_above(nodes, row, sub, &usable)
-            .or_else(|| self.first_in_list(nodes, index, u32::MAX, |node| node.units >= units && usable(node)))
+        let fits = |node: &Node| node.units >= units && usable(node);
+        self.smallest_of(nodes, self.heads[row][sub], SCAN, &fits)
+            .or_else(|| self.smallest_above(nodes, row, sub, &usable))
+            // One past the first of the own bin may fit too.
+            .or_else(|| self.smallest_of(nodes, self.heads[row][sub], u32::MAX, &fits))
     }
 
-    /// The first usable range of the bins above this one.
-    fn first_above(&self, nodes: &[Node], row: usize, sub: usize, usable: &impl Fn(&Node) -> bool) -> Option<u32> {
+    /// The smallest usable range among the first of the next bin that has one.
+    fn smallest_above(&self, nodes: &[Node], row: usize, sub: usize, usable: &impl Fn(&Node) -> bool) -> Option<u32> {
         let mut row = row;
-        let mut subs = u32::from(self.subs[row]) & (u32::MAX << (sub + 1));
+        let mut subs = self.subs[row] & u64::MAX.checked_shl(sub as u32 + 1).unwrap_or(0);
         loop {
             while subs != 0 {
                 let sub = subs.trailing_zeros() as usize;
                 subs &= subs - 1;
-                if let Some(index) = self.first_in_list(nodes, self.heads[row][sub], SCAN, usable) {
-                    return Some(index);
+                let smallest = self.smallest_of(nodes, self.heads[row][sub], SCAN, usable);
+                if smallest.is_some() {
+                    return smallest;
                 }
             }
             let rows = self.rows & u32::MAX.checked_shl(row as u32 + 1).unwrap_or(0);
@@ -110,21 +96,24 @@ impl Bins {
                 return None;
             }
             row = rows.trailing_zeros() as usize;
-            subs = u32::from(self.subs[row]);
+            subs = self.subs[row];
         }
     }
 
-    fn first_in_list(&self, nodes: &[Node], head: u32, most: u32, usable: impl Fn(&Node) -> bool) -> Option<u32> {
+    /// The smallest of the first `most` ranges of a list that will do.
+    #[inline]
+    fn smallest_of(&self, nodes: &[Node], head: u32, most: u32, will_do: impl Fn(&Node) -> bool) -> Option<u32> {
+        let (mut best, mut best_units) = (None, u32::MAX);
         let (mut index, mut looked) = (head, 0);
         while index != NIL && looked < most {
             let node = &nodes[index as usize];
-            if usable(node) {
-                return Some(index);
+            if (best.is_none() || node.units < best_units) && will_do(node) {
+                (best, best_units) = (Some(index), node.units);
             }
             index = node.link_next;
             looked += 1;
         }
-        None
+        best
     }
 
     /// Visits every range of at least `units`, in no particular order.
@@ -133,7 +122,7 @@ impl Bins {
         for row in first_row..ROWS {
             let mut subs = self.subs[row];
             if row == first_row {
-                subs &= u16::MAX << first_sub;
+                subs &= u64::MAX << first_sub;
             }
             while subs != 0 {
                 let sub = subs.trailing_zeros() as usize;
@@ -155,7 +144,7 @@ impl Bins {
             return 0;
         }
         let row = 31 - self.rows.leading_zeros() as usize;
-        let sub = 15 - self.subs[row].leading_zeros() as usize;
+        let sub = 63 - self.subs[row].leading_zeros() as usize;
         let mut index = self.heads[row][sub];
         let mut largest = 0;
         while index != NIL {

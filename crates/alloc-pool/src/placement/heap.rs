@@ -7,7 +7,10 @@
 //! Several streams share a heap. A free piece carries the set of streams whose work may still touch it and a stamp
 //! that says when the last of it was released; what is known to be complete is noted per stream as a stamp too.
 
+use alloc_core::Stream;
+
 use super::bins::Bins;
+use super::units::UNIT_SHIFT;
 
 /// No node.
 pub(crate) const NIL: u32 = u32::MAX;
@@ -41,7 +44,9 @@ pub(crate) enum Kind {
     Hole,
 }
 
+/// One cache line.
 #[derive(Clone, Debug)]
+#[repr(align(64))]
 pub(crate) struct Node {
     pub(crate) start: u32,
     pub(crate) units: u32,
@@ -57,11 +62,19 @@ pub(crate) struct Node {
     pub(crate) users: TagSet,
     /// When the last of a free node's memory was released.
     pub(crate) stamp: u64,
-    /// Bytes that the caller asked for, of a used node.
-    pub(crate) requested: u64,
+    /// By how many bytes the request of a used node was smaller.
+    pub(crate) slack: u16,
+    /// The stream of a used node's block.
+    pub(crate) home: Stream,
 }
 
 impl Node {
+    /// The bytes that a used node's block was asked to have.
+    #[inline]
+    pub(crate) fn requested(&self) -> u64 {
+        (u64::from(self.units) << UNIT_SHIFT) - u64::from(self.slack)
+    }
+
     pub(crate) fn end(&self) -> u64 {
         u64::from(self.start) + u64::from(self.units)
     }
@@ -73,10 +86,11 @@ pub(crate) struct Ask {
     pub(crate) units: u32,
     /// In units, a power of two.
     pub(crate) align: u64,
-    /// Bytes that the caller asked for; 0 for a slab.
-    pub(crate) requested: u64,
+    /// By how many bytes the request is smaller.
+    pub(crate) slack: u16,
     /// The stream asking.
     pub(crate) tag: Tag,
+    pub(crate) home: Stream,
 }
 
 /// The pieces of one range.
@@ -131,7 +145,8 @@ impl Heap {
             tag: 0,
             users: 0,
             stamp: 0,
-            requested: 0,
+            slack: 0,
+            home: Stream::DEFAULT,
         });
         heap.become_kind(node, Kind::Hole);
         heap
@@ -186,6 +201,11 @@ impl Heap {
         if others == 0 { 0 } else { self.outstanding(others, node.stamp) }
     }
 
+    /// The streams whose work may still touch a free node's memory.
+    pub(crate) fn unfinished(&self, node: &Node) -> TagSet {
+        self.outstanding(node.users, node.stamp)
+    }
+
     /// Those of the streams whose releases up to `stamp` are not known to be complete.
     fn outstanding(&self, tags: TagSet, stamp: u64) -> TagSet {
         let (mut rest, mut found) = (tags, 0);
@@ -202,18 +222,7 @@ impl Heap {
     /// Takes free memory that `tag` may use at once.
     pub(crate) fn allocate(&mut self, ask: Ask) -> Option<u32> {
         let slack = u32::try_from(ask.align - 1).ok()?;
-        let needed = ask.units.checked_add(slack)?;
-        let fit = self.bins.find(&self.nodes, needed, |node| self.in_the_way(node, ask.tag) == 0);
-        let index = match fit {
-            Some(index) => index,
-            None => {
-                let top = self.node(self.top)?;
-                if top.units < needed || self.in_the_way(top, ask.tag) != 0 {
-                    return None;
-                }
-                self.top
-            }
-        };
+        let index = self.fit(ask, |heap, node| heap.in_the_way(node, ask.tag) == 0)?;
         self.unlink_free(index);
         if slack > 0 {
             let start = self.nodes[index as usize].start;
@@ -225,6 +234,21 @@ impl Heap {
             }
         }
         Some(self.finish_allocate(index, ask))
+    }
+
+    /// Takes free memory whoever used it; also returns the streams to be waited for.
+    pub(crate) fn allocate_busy(&mut self, ask: Ask) -> Option<(u32, TagSet)> {
+        let index = self.fit(ask, |_, _| true)?;
+        let start = self.aligned(u64::from(self.nodes[index as usize].start), ask.align);
+        Some(self.claim(index, u32::try_from(start).ok()?, ask))
+    }
+
+    /// The best free node that is usable; the top only if there is no other.
+    #[inline]
+    fn fit(&self, ask: Ask, usable: impl Fn(&Self, &Node) -> bool) -> Option<u32> {
+        let needed = ask.units.checked_add(u32::try_from(ask.align - 1).ok()?)?;
+        let fit = self.bins.find(&self.nodes, needed, |node| usable(self, node));
+        fit.or_else(|| self.node(self.top).filter(|top| top.units >= needed && usable(self, top)).map(|_| self.top))
     }
 
     #[inline]
@@ -240,7 +264,8 @@ impl Heap {
     fn make_used(&mut self, index: u32, ask: Ask) -> u32 {
         let node = &mut self.nodes[index as usize];
         node.kind = Kind::Used;
-        node.requested = ask.requested;
+        node.slack = ask.slack;
+        node.home = ask.home;
         node.tag = ask.tag;
         self.used_units += u64::from(ask.units);
         self.seen |= 1 << ask.tag;
@@ -320,6 +345,16 @@ impl Heap {
         self.become_kind(index, Kind::Hole);
     }
 
+    /// Makes free memory of a used node that nobody got; `users` are those whose work may still touch it.
+    pub(crate) fn give_up(&mut self, index: u32, users: TagSet) {
+        self.now += 1;
+        let node = &mut self.nodes[index as usize];
+        node.generation = node.generation.wrapping_add(1);
+        (node.users, node.stamp) = (users, self.now);
+        self.used_units -= u64::from(node.units);
+        self.become_kind(index, Kind::Free);
+    }
+
     /// Turns `units` units from `start` on, which lie within one free node or hole, into the other kind. `users` are
     /// those whose work may still touch memory that becomes free.
     pub(crate) fn convert(&mut self, hint: u32, start: u32, units: u32, to: Kind, users: TagSet) {
@@ -337,6 +372,8 @@ impl Heap {
             let rest = self.split(middle, units);
             self.attach(rest, from);
         }
+        // What was noted as complete so far says nothing of these users.
+        self.now += 1;
         let node = &mut self.nodes[middle as usize];
         (node.users, node.stamp) = (users, self.now);
         self.become_kind(middle, to);
@@ -553,7 +590,7 @@ mod tests {
     use super::*;
 
     fn ask(units: u32) -> Ask {
-        Ask { units, align: 1, requested: 0, tag: 0 }
+        Ask { units, align: 1, slack: 0, tag: 0, home: Stream::DEFAULT }
     }
 
     fn backed(units: u32) -> Heap {

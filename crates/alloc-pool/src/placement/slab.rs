@@ -92,27 +92,41 @@ impl Slabs {
         self.partial.get(tag as usize).is_some_and(|classes| classes[class] != NIL)
     }
 
-    /// Gives a slot back; an emptied slab leaves the books and is returned. A slot that is free already stays so.
+    /// Gives a slot back. An emptied slab leaves the books and is returned, unless it is its class's only one with free
+    /// slots: that is kept, so that a class in light use does not make and unmake slabs. A slot that is free already
+    /// stays so.
     #[inline]
     pub(crate) fn give(&mut self, index: u32, slot: u32) -> Option<EmptySlab> {
         let slab = self.slabs.get_mut(index as usize)?;
         slab.free |= 1 << slot;
-        let class = slab.class as usize;
-        let (partial, empty) = (slab.partial, slab.free == all_slots(class));
-        if empty {
-            let emptied = EmptySlab { class, node: slab.node, ledger: slab.ledger };
-            if partial {
-                self.unlist(index);
-            }
-            self.slabs[index as usize].next = self.vacant;
-            self.slabs[index as usize].node = NIL;
-            self.vacant = index;
-            return Some(emptied);
-        }
-        if !partial {
+        let empty = slab.free == all_slots(slab.class as usize);
+        if !slab.partial {
             self.list(index);
         }
-        None
+        let slab = &self.slabs[index as usize];
+        let alone = slab.prev == NIL && slab.next == NIL;
+        if empty && !alone { Some(self.remove(index)) } else { None }
+    }
+
+    /// Takes an empty slab that was kept out of the books, if there is any.
+    pub(crate) fn take_empty(&mut self) -> Option<EmptySlab> {
+        let heads = self.partial.iter().flatten().copied().filter(|&head| head != NIL);
+        let is_empty = |&head: &u32| {
+            let slab = &self.slabs[head as usize];
+            slab.free == all_slots(slab.class as usize)
+        };
+        let index = heads.into_iter().find(is_empty)?;
+        Some(self.remove(index))
+    }
+
+    fn remove(&mut self, index: u32) -> EmptySlab {
+        self.unlist(index);
+        let slab = &mut self.slabs[index as usize];
+        let emptied = EmptySlab { class: slab.class as usize, node: slab.node, ledger: slab.ledger };
+        slab.node = NIL;
+        slab.next = self.vacant;
+        self.vacant = index;
+        emptied
     }
 
     fn list(&mut self, index: u32) {
@@ -153,12 +167,22 @@ mod tests {
         let taken: Vec<u32> = std::iter::from_fn(|| slabs.take(class, 2).map(|(_, slot)| slot)).collect();
         assert_eq!(taken, (0..class_slots(class)).collect::<Vec<_>>());
         assert_eq!(slabs.take(class, 1), None, "slots belong to their stream");
-        let mut emptied = None;
         for slot in taken {
-            assert_eq!(emptied, None);
-            emptied = slabs.give(index, slot);
+            assert_eq!(slabs.give(index, slot), None, "the only slab is kept");
         }
-        assert_eq!(emptied, Some(EmptySlab { class, node: 5, ledger: 9 }));
+        assert_eq!(slabs.take_empty(), Some(EmptySlab { class, node: 5, ledger: 9 }));
+        assert_eq!(slabs.take_empty(), None);
         assert_eq!(slabs.take(class, 2), None);
+    }
+
+    #[test]
+    fn of_two_slabs_the_emptied_one_leaves() {
+        let mut slabs = Slabs::new();
+        let class = CLASSES - 1;
+        let (first, second) = (slabs.add(class, 0, 1, 1), slabs.add(class, 0, 2, 2));
+        let (ledger, slot) = slabs.take(class, 0).unwrap();
+        assert_eq!(ledger, 2, "the slab that came last is used first");
+        assert_eq!(slabs.give(second, slot), Some(EmptySlab { class, node: 2, ledger: 2 }));
+        assert!(slabs.has(class, 0), "slab {first} is left");
     }
 }

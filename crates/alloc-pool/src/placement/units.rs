@@ -13,6 +13,8 @@ pub(crate) const SMALL_MAX: u64 = 64 << 10;
 pub(crate) const CLASSES: usize = 41;
 /// The size of the slab that a class aims at, in units.
 const SLAB_UNITS: u32 = 512;
+const SLOTS_MIN: u32 = 8;
+const SLOTS_MAX: u32 = 64;
 
 /// Bytes in units, rounded up. `None` past what 32 bits of units hold (2 TiB).
 pub(crate) fn units_of(bytes: u64) -> Option<u32> {
@@ -34,34 +36,62 @@ pub(crate) fn class_of(bytes: u64) -> usize {
     (9 + (k - 3) * 8) as usize + eighth as usize
 }
 
-/// The units of a block of this class.
-pub(crate) const fn class_units(class: usize) -> u32 {
-    if class <= 16 {
-        return class as u32;
-    }
-    let k = (class as u32 - 9) / 8 + 3;
-    let eighth = (class as u32 - 9) % 8;
-    (9 + eighth) << (k - 3)
+/// The shape of a class, looked up on every call.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    units: u32,
+    slots: u32,
 }
 
-/// The distance between blocks of this class in units; that of zero bytes takes addresses, though no memory.
-pub(crate) const fn class_stride(class: usize) -> u32 {
-    if class == 0 { 1 } else { class_units(class) }
+static SHAPES: [Shape; CLASSES] = {
+    let mut shapes = [Shape { units: 0, slots: SLOTS_MAX }; CLASSES];
+    let mut class = 1;
+    while class < CLASSES {
+        let units = units_of_class(class as u32);
+        let fitting = SLAB_UNITS / units;
+        let slots = if fitting < SLOTS_MIN {
+            SLOTS_MIN
+        } else if fitting > SLOTS_MAX {
+            SLOTS_MAX
+        } else {
+            fitting
+        };
+        shapes[class] = Shape { units, slots };
+        class += 1;
+    }
+    shapes
+};
+
+const fn units_of_class(class: u32) -> u32 {
+    if class <= 16 {
+        return class;
+    }
+    let k = (class - 9) / 8 + 3;
+    (9 + (class - 9) % 8) << (k - 3)
+}
+
+/// The units of a block of this class.
+#[inline]
+pub(crate) fn class_units(class: usize) -> u32 {
+    SHAPES[class].units
+}
+
+/// The bytes of a block of this class.
+#[inline]
+pub(crate) fn class_bytes(class: usize) -> u64 {
+    u64::from(class_units(class)) << UNIT_SHIFT
+}
+
+/// The distance between blocks of this class in bytes; those of zero bytes take addresses, though no memory.
+#[inline]
+pub(crate) fn class_stride(class: usize) -> u64 {
+    class_bytes(class).max(UNIT)
 }
 
 /// How many blocks a slab of this class holds: 8 to 64.
-pub(crate) const fn class_slots(class: usize) -> u32 {
-    if class == 0 {
-        return 64;
-    }
-    let slots = SLAB_UNITS / class_units(class);
-    if slots < 8 {
-        8
-    } else if slots > 64 {
-        64
-    } else {
-        slots
-    }
+#[inline]
+pub(crate) fn class_slots(class: usize) -> u32 {
+    SHAPES[class].slots
 }
 
 #[cfg(test)]

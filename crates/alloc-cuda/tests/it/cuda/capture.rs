@@ -11,7 +11,7 @@ use super::harness::{Living, any_device, bytes, fake, release};
 type Error = Box<dyn std::error::Error>;
 
 fn read(place: Place, length: usize, stream: &CudaStream) -> Vec<u8> {
-    let mut memory = vec![0; length];
+    let mut memory = vec![0_u8; length];
     let host = Place { device: Device::CPU, address: Address::new(memory.as_mut_ptr() as u64) };
     // SAFETY: both places are valid.
     unsafe { CudaTransfer::of(0).unwrap().copy(place, host, length as u64, stream.stream()) }.unwrap();

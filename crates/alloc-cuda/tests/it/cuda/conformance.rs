@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use alloc_core::conformance::Options;
 use alloc_core::{Addressing, DeviceAllocator, Stream};
-use alloc_cuda::{AsyncAllocator, CudaStream, DeviceOptions, PinnedMethod};
+use alloc_cuda::{AsyncAllocator, CudaStream, DeviceOptions, DirectAllocator, PinnedMethod};
 use alloc_pool::PoolConfig;
 
 use super::harness::{Guarded, any_device};
@@ -49,6 +49,14 @@ alloc_core::conformance! {
     || {
         let guard = any_device();
         Guarded::new(guard, AsyncAllocator::new(0).unwrap())
+    },
+    Options { streams: streams(), ..Options::default() }
+}
+alloc_core::conformance! {
+    direct_allocator,
+    || {
+        let guard = any_device();
+        Guarded::new(guard, DirectAllocator::new(0).unwrap())
     },
     Options { streams: streams(), ..Options::default() }
 }

@@ -66,18 +66,22 @@ fn running_out_carries_the_true_figures_a_hundred_times() {
             }
         };
         let AllocError::OutOfMemory(error) = error else { panic!("{error}") };
-        assert_eq!(blocks.len() as u64, ((1 << 30) - before) / (64 << 20));
+        // What other pools of the process hold idle, they have given back.
+        let others = fake.used(0) - error.reserved;
+        assert!(others <= before);
+        assert_eq!(blocks.len() as u64, ((1 << 30) - others) / (64 << 20));
         assert_eq!((error.requested, error.in_use), (64 << 20, (64 << 20) * blocks.len() as u64));
-        assert_eq!(error.reserved + before, fake.used(0));
         assert_eq!(error.device_free, Some((1 << 30) - fake.used(0)));
         assert_eq!(error.device_total, Some(1 << 30));
         for block in blocks {
             release(&*pool, block, stream.stream());
         }
     }
-    pool.trim(0);
+    let held = pool.statistics().reserved.current;
+    let used = fake.used(0);
+    assert_eq!(pool.trim(0), held);
     assert_eq!(pool.statistics().reserved.current, 0);
-    assert_eq!(fake.used(0), before);
+    assert_eq!(fake.used(0), used - held);
 }
 
 #[test]

@@ -41,7 +41,9 @@ fn scenario(pool: &dyn DeviceAllocator, streams: &[Stream]) -> Vec<String> {
 
 const LIMIT: u64 = 16 << 20;
 
-fn pools() -> Vec<(&'static str, Box<dyn Fn() -> Box<dyn DeviceAllocator>>)> {
+type MakePool = Box<dyn Fn() -> Box<dyn DeviceAllocator>>;
+
+fn pools() -> Vec<(&'static str, MakePool)> {
     let config = || PoolConfig { limit: Some(LIMIT), ..PoolConfig::default() };
     let device = move |addressing| {
         move || -> Box<dyn DeviceAllocator> {
@@ -52,10 +54,7 @@ fn pools() -> Vec<(&'static str, Box<dyn Fn() -> Box<dyn DeviceAllocator>>)> {
     vec![
         ("mapped", Box::new(device(Addressing::Mapped))),
         ("segmented", Box::new(device(Addressing::Segmented))),
-        (
-            "pinned",
-            Box::new(move || Box::new(alloc_cuda::pinned_pool(0, PinnedMethod::Registered, config()).unwrap())),
-        ),
+        ("pinned", Box::new(move || Box::new(alloc_cuda::pinned_pool(0, PinnedMethod::Registered, config()).unwrap()))),
     ]
 }
 

@@ -172,7 +172,6 @@ pub enum Living {
     HostRegistrations = 6,
     Streams = 7,
     Graphs = 9,
-    Modules = 10,
     Pools = 11,
 }
 
@@ -185,10 +184,6 @@ impl Fake {
     pub fn calls(&self, name: &str) -> u64 {
         let name = CString::new(name).unwrap();
         fake_cuda_calls(name.as_ptr())
-    }
-
-    pub fn all_calls(&self) -> u64 {
-        fake_cuda_calls(std::ptr::null())
     }
 
     /// The calls since the last clear: name and subject.

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 
-use alloc_core::{Address, Block, Device, DeviceAllocator, Place, Transfer};
+use alloc_core::{Address, Block, Device, Place, Transfer};
 use alloc_cuda::{Argument, CudaStream, CudaTransfer, Kernel, Module};
 
 use super::harness::{any_device, bytes, release};
@@ -35,12 +35,8 @@ impl Kernels {
     /// Waits for some cycles of the device's clock, then writes `value` everywhere.
     pub fn fill(&self, block: Block, value: u32, cycles: u64, stream: &CudaStream) {
         let words = block.size() / 4;
-        let arguments = [
-            Argument::U64(block.address().get()),
-            Argument::U64(words),
-            Argument::U32(value),
-            Argument::U64(cycles),
-        ];
+        let arguments =
+            [Argument::U64(block.address().get()), Argument::U64(words), Argument::U32(value), Argument::U64(cycles)];
         // SAFETY: the arguments are those of the kernel; the block is in use on the stream.
         unsafe { self.fill.launch(stream, GRID, &arguments) }.unwrap();
     }

@@ -69,12 +69,9 @@ fn peers_get_access_where_it_is_asked_for() {
 fn the_fake_notices_access_that_was_not_asked_for() {
     let Some(fake) = fake() else { return };
     let stream = CudaStream::new(1).unwrap();
-    let pool = alloc_cuda::device_pool(
-        0,
-        &DeviceOptions::default().addressing(Addressing::Mapped),
-        PoolConfig::default(),
-    )
-    .unwrap();
+    let pool =
+        alloc_cuda::device_pool(0, &DeviceOptions::default().addressing(Addressing::Mapped), PoolConfig::default())
+            .unwrap();
     let block = pool.allocate(bytes(1 << 20), stream.stream()).unwrap();
     let place = Place { device: pool.device(), address: block.address() };
     // SAFETY: the fake driver answers with an error.
@@ -88,9 +85,7 @@ fn the_fake_notices_access_that_was_not_asked_for() {
 fn copies_between_devices_carry_the_contents() {
     let Some(fake) = fake() else { return };
     let pools: Vec<_> = (0..4)
-        .map(|ordinal| {
-            alloc_cuda::device_pool(ordinal, &DeviceOptions::default(), PoolConfig::default()).unwrap()
-        })
+        .map(|ordinal| alloc_cuda::device_pool(ordinal, &DeviceOptions::default(), PoolConfig::default()).unwrap())
         .collect();
     let streams: Vec<_> = (0..4).map(|ordinal| CudaStream::new(ordinal).unwrap()).collect();
     for from in 0..4_usize {
@@ -104,7 +99,7 @@ fn copies_between_devices_carry_the_contents() {
             stream.wait_for(&streams[to]).unwrap();
             let [a, b] = [(&pools[from], source), (&pools[to], target)]
                 .map(|(pool, block)| Place { device: pool.device(), address: block.address() });
-            let mut back = vec![0; length as usize];
+            let mut back = vec![0_u8; length as usize];
             let host = Place { device: Device::CPU, address: Address::new(back.as_mut_ptr() as u64) };
             // SAFETY: all places are valid, and the stream comes after the other.
             unsafe {
@@ -113,7 +108,7 @@ fn copies_between_devices_carry_the_contents() {
                 transfer.copy(b, a, length, stream.stream()).unwrap();
                 transfer.copy(a, host, length, stream.stream()).unwrap();
             }
-            assert!(back.iter().all(|byte| usize::from(*byte) == from * 4 + to));
+            assert!(back.iter().all(|byte| *byte == (from * 4 + to) as u8));
             release(&*pools[from], source, stream.stream());
             let mut uses = StreamSet::new();
             uses.insert(stream.stream());

@@ -74,7 +74,7 @@ fn a_block_released_during_a_copy_is_not_handed_to_another_stream() {
         "a stream that did not wait has the memory that the copy still reads"
     );
     fake.resume(copies.stream());
-    let mut back = vec![0; length as usize];
+    let mut back = vec![0_u8; length as usize];
     let host = Place { device: Device::CPU, address: alloc_core::Address::new(back.as_mut_ptr() as u64) };
     // SAFETY: the places are valid.
     unsafe { transfer.copy(place(Device::cuda(0), target), host, length, copies.stream()) }.unwrap();

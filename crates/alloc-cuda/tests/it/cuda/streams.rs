@@ -42,17 +42,20 @@ fn streams_with_one_handle_are_told_apart() {
 #[test]
 fn a_kept_stream_is_retired_before_its_owner_goes() {
     let Some(fake) = fake() else { return };
-    struct Owner(CudaStream, Arc<AtomicBool>);
+    struct Owner {
+        _stream: CudaStream,
+        gone: Arc<AtomicBool>,
+    }
     impl Drop for Owner {
         fn drop(&mut self) {
-            self.1.store(true, Ordering::Relaxed);
+            self.gone.store(true, Ordering::Relaxed);
         }
     }
     let gone = Arc::new(AtomicBool::new(false));
     let pool = alloc_cuda::device_pool(0, &DeviceOptions::default(), PoolConfig::default()).unwrap();
     let owned = CudaStream::new(0).unwrap();
     let handle = owned.handle();
-    let owner = Box::new(Owner(owned, Arc::clone(&gone)));
+    let owner = Box::new(Owner { _stream: owned, gone: Arc::clone(&gone) });
     // SAFETY: the owner owns the stream.
     let kept = unsafe { CudaStream::from_raw_kept(0, handle, owner) }.unwrap();
     let block = pool.allocate(bytes(3 << 20), kept.stream()).unwrap();

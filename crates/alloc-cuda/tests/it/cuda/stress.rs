@@ -109,12 +109,18 @@ fn storm<P: MemoryProvider>(provider: P, limit: u64, streams: usize, blocks: u32
         // Small and large times, so that pages have to move between slabs, streams and large blocks.
         let scale = if value / 500 % 2 == 0 { 6 } else { 12 };
         let size = (1 + random.below(1023)) << random.below(scale) << 2;
-        while in_use + size > limit / 4 {
+        let home = random.below(streams.len() as u64) as usize;
+        let block = loop {
+            if in_use + size <= limit / 4 {
+                match pool.allocate(bytes(size), streams[home].stream()) {
+                    Ok(block) => break block,
+                    // Segments can't be moved, so there may be no hole that is large enough.
+                    Err(error) => assert!(error.is_out_of_memory() && !living.is_empty(), "{error}"),
+                }
+            }
             let index = random.below(living.len() as u64) as usize;
             in_use -= finish(&pool, &kernels, &streams, living.swap_remove(index), &mut random);
-        }
-        let home = random.below(streams.len() as u64) as usize;
-        let block = pool.allocate(bytes(size), streams[home].stream()).unwrap();
+        };
         in_use += size;
         kernels.fill(block, value, random.below(200_000), &streams[home]);
         living.push((block, home, value));

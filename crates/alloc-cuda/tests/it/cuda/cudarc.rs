@@ -1,0 +1,77 @@
+//! Buffers as slices of `cudarc`, and its streams as ours.
+
+use alloc_cuda::{CudaStream, CudarcError, CudarcSlice};
+use buffer::{Buffer, MemoryMut};
+use cudarc::driver::CudaContext;
+
+use super::harness::{Living, any_device, fake};
+
+fn current() -> u64 {
+    let mut context = std::ptr::null_mut();
+    // SAFETY: the driver is loaded, and the out parameter is a local.
+    let code = unsafe { cust::sys::cuCtxGetCurrent(&raw mut context) };
+    assert_eq!(code as i32, 0);
+    context as u64
+}
+
+#[test]
+fn a_buffer_is_a_slice_and_a_buffer_again() {
+    let _device = any_device();
+    let theirs = CudaContext::new(0).unwrap().new_stream().unwrap();
+    let stream = CudaStream::from_cudarc(theirs.clone()).unwrap();
+    let pool = alloc_cuda::global(0).unwrap();
+    let values: Vec<f32> = (0..1000).map(|value| value as f32).collect();
+    let source = Buffer::from_slice_on(pool, &values, stream.stream()).unwrap();
+    let target = Buffer::zeroed_on(pool, 4000, stream.stream()).unwrap();
+    let (source_address, target_address) = (source.address(), target.address());
+    let source = CudarcSlice::<f32>::new(source, &theirs).unwrap();
+    let mut target = CudarcSlice::<f32>::new(target, &theirs).unwrap();
+    assert_eq!((source.len(), target.len()), (1000, 1000));
+    theirs.memcpy_dtod(&*source, &mut target.as_view_mut()).unwrap();
+    assert_eq!(theirs.clone_dtoh(&*target).unwrap(), values);
+    let (source, target) = (source.into_buffer(), target.into_buffer());
+    assert_eq!((source.address(), target.address()), (source_address, target_address));
+    let mut back = vec![0.0_f32; 1000];
+    back.as_borrowed_mut().copy_from(&target).unwrap();
+    assert_eq!(back, values);
+}
+
+#[test]
+fn cudarc_never_frees_our_memory() {
+    let Some(fake) = fake() else { return };
+    let theirs = CudaContext::new(0).unwrap().new_stream().unwrap();
+    let stream = CudaStream::from_cudarc(theirs.clone()).unwrap();
+    let pool = alloc_cuda::global(0).unwrap();
+    let in_use = pool.statistics().requested.current;
+    let buffer = Buffer::zeroed_on(pool, 1 << 20, stream.stream()).unwrap();
+    let before = current();
+    let slice = CudarcSlice::<u8>::new(buffer, &theirs).unwrap();
+    assert_eq!(current(), before);
+    fake.clear();
+    drop(slice);
+    assert_eq!(current(), before);
+    assert_eq!((fake.calls("cuMemFree_v2"), fake.calls("cuMemFreeAsync")), (0, 0));
+    assert_eq!(pool.statistics().requested.current, in_use, "it went back to the pool");
+}
+
+#[test]
+fn a_stream_of_cudarc_lives_as_long_as_ours() {
+    let Some(fake) = fake() else { return };
+    let theirs = CudaContext::new(0).unwrap().new_stream().unwrap();
+    let living = fake.living(Living::Streams);
+    let stream = CudaStream::from_cudarc(theirs).unwrap();
+    stream.synchronize().unwrap();
+    drop(stream);
+    assert_eq!(fake.living(Living::Streams), living - 1);
+}
+
+#[test]
+fn a_buffer_of_another_device_comes_back_unharmed() {
+    let Some(_fake) = fake() else { return };
+    let theirs = CudaContext::new(0).unwrap().new_stream().unwrap();
+    let buffer = Buffer::zeroed(alloc_cuda::global(1).unwrap(), 64).unwrap();
+    let address = buffer.address();
+    let error = CudarcSlice::<u8>::new(buffer, &theirs).unwrap_err();
+    let CudarcError::WrongDevice { buffer, .. } = error else { panic!("{error}") };
+    assert_eq!(buffer.address(), address);
+}

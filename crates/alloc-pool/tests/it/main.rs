@@ -1,0 +1,9 @@
+//! What the pool promises, shown over a provider that keeps books instead of memory.
+//!
+//! Small files, one for each promise. Under `--cfg loom` there is nothing here: `tests/loom.rs` has the models.
+#![cfg(not(loom))]
+
+mod conformance;
+mod state_machine;
+mod streams;
+mod support;

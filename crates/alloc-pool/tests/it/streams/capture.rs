@@ -1,0 +1,137 @@
+//! While a stream is captured into a graph, nothing is recorded, asked or waited for that the capture forbids.
+
+use alloc_core::DeviceAllocator;
+use alloc_pool::PoolConfig;
+
+use super::{roomy, tight};
+use crate::support::{A, B, C, KIB, MIB, PAGE, Rig, simulated};
+
+const SIZES: [u64; 4] = [1000, 50 * KIB, 300 * KIB, 3 * PAGE];
+
+#[test]
+fn a_captured_stream_allocates_grows_and_releases() {
+    let rig = tight();
+    let warm = rig.take(PAGE, A);
+    rig.work(warm, A);
+    rig.give(warm, A);
+    rig.provider.set_capturing(A, true);
+    let before = rig.stream_calls();
+    for _ in 0..3 {
+        let blocks: Vec<_> = SIZES.iter().map(|size| rig.take(*size, A)).collect();
+        for block in &blocks {
+            rig.work(*block, A);
+        }
+        blocks.into_iter().for_each(|block| rig.give(block, A));
+    }
+    assert_eq!(rig.stream_calls(), before);
+    rig.provider.assert_clean();
+    rig.provider.set_capturing(A, false);
+    rig.provider.drop_graph(A);
+    rig.close();
+}
+
+#[test]
+fn a_captured_stream_takes_nothing_from_others() {
+    let rig = tight();
+    for stream in [B, C] {
+        let block = rig.take(4 * PAGE, stream);
+        rig.work(block, stream);
+        rig.give(block, stream);
+    }
+    rig.provider.complete_all(C);
+    rig.provider.set_capturing(A, true);
+    let before = rig.stream_calls();
+    let block = rig.take(4 * PAGE, A);
+    rig.work(block, A);
+    rig.provider.assert_clean();
+    assert_eq!(rig.stream_calls(), before);
+    rig.provider.set_capturing(A, false);
+    rig.provider.drop_graph(A);
+    rig.give(block, A);
+    rig.close();
+}
+
+#[test]
+fn blocks_that_a_captured_stream_uses_wait_for_the_end_of_the_capture() {
+    for size in SIZES {
+        let rig = roomy();
+        let (one, two) = (rig.take(size, B), rig.take(size, A));
+        rig.provider.set_capturing(A, true);
+        rig.work(one, A);
+        rig.give_used(one, B, &[A]);
+        rig.give_used(two, B, &[]);
+        assert!(rig.figures().parked.current >= size);
+        let more: Vec<_> = (0..100).map(|_| rig.take(300 * KIB, B)).collect();
+        rig.provider.assert_clean();
+        rig.provider.set_capturing(A, false);
+        rig.provider.drop_graph(A);
+        more.into_iter().for_each(|block| rig.give(block, B));
+        rig.pool.trim(0);
+        assert_eq!((rig.figures().parked.current, rig.figures().reserved.current), (0, 0));
+        rig.close();
+    }
+}
+
+#[test]
+fn others_allocate_and_release_while_a_stream_is_captured() {
+    let rig = tight();
+    let captured = rig.take(4 * PAGE, A);
+    rig.give(captured, A);
+    let foreign = rig.take(MIB, C);
+    rig.work(foreign, B);
+    rig.provider.set_capturing(A, true);
+    rig.give_used(foreign, C, &[B]);
+    for _ in 0..3 {
+        let blocks: Vec<_> = SIZES.iter().flat_map(|size| [rig.take(*size, B), rig.take(*size, C)]).collect();
+        for (number, block) in blocks.into_iter().enumerate() {
+            let stream = if number % 2 == 0 { B } else { C };
+            rig.work(block, stream);
+            rig.give(block, stream);
+        }
+    }
+    rig.provider.assert_clean();
+    rig.provider.set_capturing(A, false);
+    rig.provider.drop_graph(A);
+    rig.provider.complete_everything();
+    rig.close();
+}
+
+#[test]
+fn running_out_of_memory_under_capture_is_an_error_and_no_breach() {
+    let rig = Rig::new(simulated(), PoolConfig { limit: Some(4 * PAGE), ..PoolConfig::default() });
+    let block = rig.take(3 * PAGE, B);
+    rig.work(block, B);
+    rig.give_used(block, B, &[C]);
+    rig.provider.set_capturing(A, true);
+    assert!(rig.try_take(3 * PAGE, A).unwrap_err().is_out_of_memory());
+    assert!(rig.try_take(3 * PAGE, C).is_err(), "what B still does can't be waited for now");
+    rig.provider.assert_clean();
+    rig.provider.set_capturing(A, false);
+    let block = rig.take(3 * PAGE, A);
+    rig.work(block, A);
+    rig.give(block, A);
+    rig.close();
+}
+
+#[test]
+fn nothing_is_trimmed_that_a_graph_may_use() {
+    let rig = tight();
+    let blocks: Vec<_> = SIZES.iter().map(|size| rig.take(*size, A)).collect();
+    rig.provider.set_capturing(A, true);
+    blocks.iter().for_each(|block| rig.work(*block, A));
+    rig.pool.trim(0);
+    rig.provider.assert_clean();
+    rig.provider.set_capturing(A, false);
+    // The graph is there, and so are its blocks: their pages stay where they are, whatever else goes.
+    let backing: Vec<_> = blocks.iter().map(|block| rig.provider.physical_at(block.address())).collect();
+    let other = rig.take(5 * PAGE, B);
+    rig.give(other, B);
+    rig.pool.trim(0);
+    assert_eq!(backing, blocks.iter().map(|block| rig.provider.physical_at(block.address())).collect::<Vec<_>>());
+    rig.provider.assert_clean();
+    rig.provider.drop_graph(A);
+    blocks.into_iter().for_each(|block| rig.give(block, A));
+    rig.pool.trim(0);
+    assert_eq!(rig.figures().reserved.current, 0);
+    rig.close();
+}

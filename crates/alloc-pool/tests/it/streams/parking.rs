@@ -1,0 +1,161 @@
+//! Blocks that other streams use wait until that work is complete.
+
+use alloc_pool::PoolConfig;
+
+use super::{roomy, tight};
+use crate::support::{A, B, C, KIB, PAGE, Rig, simulated};
+
+const SIZES: [u64; 3] = [4 * KIB, 100 * KIB, 3 * PAGE];
+
+#[test]
+fn a_block_used_elsewhere_is_not_reused_before_that_work_is_complete() {
+    for size in SIZES {
+        for by_release in [false, true] {
+            let rig = roomy();
+            let block = rig.take(size, A);
+            rig.work(block, B);
+            if by_release {
+                rig.give(block, B);
+            } else {
+                rig.give_used(block, A, &[B]);
+            }
+            assert!(rig.figures().parked.current >= size);
+            let other = rig.take(size, A);
+            rig.work(other, A);
+            assert_ne!(other.address(), block.address());
+            assert_eq!(rig.provider.pending(B), 1);
+            rig.provider.complete_everything();
+            rig.close();
+        }
+    }
+}
+
+#[test]
+fn each_stream_that_uses_a_block_gets_one_event_and_its_own_none() {
+    let rig = roomy();
+    let block = rig.take(PAGE, A);
+    for stream in [A, B, C] {
+        rig.provider.submit_read(stream, block.address(), PAGE);
+    }
+    let before = rig.provider.calls().record;
+    rig.give_used(block, A, &[A, B, C]);
+    assert_eq!(rig.provider.calls().record - before, 2);
+    assert_eq!(rig.figures().parked.current, PAGE);
+    rig.provider.complete_all(B);
+    rig.pool.flush_thread_cache();
+    let other = rig.take(PAGE, A);
+    assert_eq!(rig.figures().parked.current, PAGE, "one of two streams is not enough");
+    rig.provider.complete_all(C);
+    rig.provider.complete_all(A);
+    rig.give(other, A);
+    rig.close();
+}
+
+#[test]
+fn work_that_is_complete_at_release_parks_nothing() {
+    for size in SIZES {
+        let rig = roomy();
+        let block = rig.take(size, A);
+        rig.work(block, B);
+        rig.provider.complete_everything();
+        rig.give_used(block, A, &[B]);
+        assert_eq!((rig.figures().parked.current, rig.provider.calls().query), (0, 0));
+        rig.close();
+    }
+}
+
+#[test]
+fn parked_blocks_are_looked_through_before_the_pool_grows() {
+    for size in SIZES {
+        let rig = roomy();
+        let mut blocks: Vec<_> = (0..32).map(|_| rig.take(size, A)).collect();
+        rig.pool.flush_thread_cache();
+        for block in blocks.drain(..) {
+            rig.work(block, B);
+            rig.give_used(block, A, &[B]);
+        }
+        rig.provider.complete_all(B);
+        let reserved = rig.figures().reserved.current;
+        let again: Vec<_> = (0..32).map(|_| rig.take(size, A)).collect();
+        let figures = rig.figures();
+        assert_eq!((figures.reserved.current, figures.parked.current), (reserved, 0), "{size}");
+        for block in again {
+            rig.give(block, A);
+        }
+        rig.close();
+    }
+}
+
+#[test]
+fn parked_blocks_are_waited_for_before_memory_runs_out() {
+    for size in [PAGE, 50 * KIB] {
+        let rig = Rig::new(simulated(), PoolConfig { limit: Some(4 * PAGE), ..PoolConfig::default() });
+        let mut blocks = Vec::new();
+        while let Ok(block) = rig.try_take(size, A) {
+            blocks.push(block);
+        }
+        let count = blocks.len();
+        for block in blocks.drain(..) {
+            rig.work(block, B);
+            rig.give_used(block, A, &[B]);
+        }
+        let again: Vec<_> = (0..count).map(|_| rig.take(size, A)).collect();
+        assert_eq!(rig.provider.pending(B), 0, "it was waited for");
+        for block in again {
+            rig.work(block, A);
+            rig.give(block, A);
+        }
+        rig.close();
+    }
+}
+
+#[test]
+fn many_parked_blocks_are_looked_through_without_a_miss() {
+    let rig = roomy();
+    let blocks: Vec<_> = (0..1000).map(|_| rig.take(100 * KIB, A)).collect();
+    let misses = rig.figures().misses;
+    for block in blocks {
+        rig.work(block, B);
+        rig.give_used(block, A, &[B]);
+        rig.provider.complete_all(B);
+    }
+    assert!(rig.figures().parked.peak <= 64 * (100 * KIB + 512), "{}", rig.figures().parked.peak);
+    assert_eq!(rig.figures().misses, misses);
+    rig.close();
+}
+
+#[test]
+fn a_parked_block_goes_home() {
+    // The memory of a small block that B gives back is A's again: no order is needed to reuse it.
+    let rig = tight();
+    let blocks: Vec<_> = (0..200).map(|_| rig.take(2 * KIB, A)).collect();
+    let reserved = rig.figures().reserved.current;
+    for block in blocks {
+        rig.work(block, B);
+        rig.give(block, B);
+    }
+    rig.provider.complete_all(B);
+    rig.pool.flush_thread_cache();
+    for _ in 0..200 {
+        let block = rig.take(2 * KIB, A);
+        rig.work(block, A);
+    }
+    assert_eq!((rig.figures().reserved.current, rig.provider.calls().wait), (reserved, 0));
+    rig.close();
+}
+
+#[test]
+fn events_go_back_when_they_are_over() {
+    let rig = tight();
+    for size in SIZES {
+        let block = rig.take(size, A);
+        rig.work(block, B);
+        rig.give_used(block, A, &[B]);
+    }
+    assert_eq!(rig.provider.live_events(), SIZES.len());
+    rig.provider.complete_everything();
+    let block = rig.take(8 * PAGE, A);
+    assert_eq!(rig.provider.live_events(), 0);
+    rig.give(block, A);
+    rig.close();
+}

@@ -1,0 +1,169 @@
+//! Streams end; what was theirs is handed on.
+
+use alloc_core::{DeviceAllocator, Stream};
+
+use super::{roomy, tight};
+use crate::support::{A, B, C, KIB, PAGE};
+
+const NEXT: Stream = Stream::with_identity(1, 1);
+
+#[test]
+fn a_retired_streams_memory_goes_to_the_next_stream_that_comes() {
+    for size in [10 * KIB, 3 * PAGE] {
+        let rig = roomy();
+        let blocks: Vec<_> = (0..8).map(|_| rig.take(size, A)).collect();
+        for block in blocks {
+            rig.work(block, A);
+            rig.give(block, A);
+        }
+        rig.provider.complete_all(A);
+        let reserved = rig.figures().reserved.current;
+        rig.pool.retire_stream(A);
+        let (waits, cached) = (rig.provider.calls().wait, rig.figures().cached);
+        let blocks: Vec<_> = (0..8).map(|_| rig.take(size, NEXT)).collect();
+        for block in blocks {
+            rig.work(block, NEXT);
+        }
+        assert_eq!((rig.figures().reserved.current, rig.provider.calls().wait), (reserved, waits), "{cached}");
+        rig.close();
+    }
+}
+
+#[test]
+fn what_a_retired_stream_still_does_is_waited_for_by_its_successor() {
+    let rig = tight();
+    for size in [10 * KIB, 3 * PAGE] {
+        let block = rig.take(size, A);
+        rig.work(block, A);
+        rig.give(block, A);
+    }
+    rig.pool.retire_stream(A);
+    assert_eq!(rig.provider.live_events(), 1, "the point up to which it had come");
+    for size in [10 * KIB, 3 * PAGE] {
+        let block = rig.take(size, NEXT);
+        rig.work(block, NEXT);
+    }
+    assert_eq!(rig.provider.calls().wait, 1);
+    assert!(!rig.provider.complete_next(NEXT));
+    rig.close();
+}
+
+#[test]
+fn retirement_asks_for_one_event_and_nothing_if_the_stream_was_never_seen() {
+    let rig = tight();
+    rig.pool.retire_stream(A);
+    assert_eq!(rig.stream_calls(), (0, 0, 0));
+    let block = rig.take(PAGE, A);
+    rig.pool.retire_stream(A);
+    rig.pool.retire_stream(A);
+    assert_eq!(rig.stream_calls(), (1, 0, 0));
+    rig.give(block, A);
+    rig.close();
+}
+
+#[test]
+fn blocks_outlive_their_stream() {
+    // Owners that are dropped late give their blocks back on a stream that is gone.
+    for size in [0, 10 * KIB, 3 * PAGE] {
+        for pending in [false, true] {
+            let rig = tight();
+            let block = rig.take(size, A);
+            if size > 0 {
+                rig.work(block, A);
+            }
+            if !pending {
+                rig.provider.complete_all(A);
+            }
+            rig.pool.retire_stream(A);
+            let records = rig.provider.calls().record;
+            rig.give(block, A);
+            assert_eq!(rig.provider.calls().record, records, "nothing is recorded on a stream that is gone");
+            let other = rig.take(size, B);
+            if size > 0 {
+                rig.work(other, B);
+            }
+            rig.give(other, B);
+            rig.close();
+        }
+    }
+}
+
+#[test]
+fn what_a_retired_stream_still_does_with_anothers_block_is_waited_for() {
+    let rig = roomy();
+    let block = rig.take(PAGE, A);
+    let foreign = rig.take(512, B);
+    rig.work(block, B);
+    rig.pool.retire_stream(B);
+    rig.give_used(block, A, &[B]);
+    assert_eq!(rig.figures().parked.current, PAGE);
+    let other = rig.take(PAGE, A);
+    rig.work(other, A);
+    rig.provider.complete_all(B);
+    rig.give(other, A);
+    rig.give(foreign, A);
+    rig.pool.trim(0);
+    assert_eq!(rig.figures().parked.current, 0);
+    rig.close();
+}
+
+#[test]
+fn a_name_that_comes_back_is_not_taken_for_the_stream_that_had_it() {
+    // B uses A's block, ends, and a new stream has its handle: A's block still waits for the old one.
+    let rig = roomy();
+    let block = rig.take(PAGE, A);
+    let own = rig.take(PAGE, B);
+    rig.work(block, B);
+    rig.work(own, B);
+    rig.give(own, B);
+    rig.pool.retire_stream(B);
+    rig.give_used(block, A, &[B]);
+    let reborn = rig.take(PAGE, B);
+    let other = rig.take(PAGE, A);
+    rig.work(other, A);
+    assert_eq!(rig.provider.pending(B), 2);
+    rig.give(reborn, B);
+    rig.give(other, A);
+    rig.provider.complete_everything();
+    rig.close();
+}
+
+#[test]
+fn a_stream_that_has_an_old_ones_handle_comes_after_it() {
+    // The simulation takes equal names for one stream, so what is asked for is looked at, not what it prevents.
+    let rig = tight();
+    let block = rig.take(PAGE, A);
+    rig.work(block, A);
+    rig.give(block, A);
+    rig.pool.retire_stream(A);
+    let waits = rig.provider.calls().wait;
+    let block = rig.take(PAGE, A);
+    assert_eq!(rig.provider.calls().wait, waits + 1, "the new stream is not known to come after the old one");
+    rig.give(block, A);
+    rig.close();
+}
+
+#[test]
+fn streams_may_come_and_go_for_ever() {
+    let rig = tight();
+    let mut reserved = 0;
+    for number in 0..500 {
+        let stream = Stream::with_identity(7, number);
+        for size in [512, 10 * KIB, PAGE] {
+            let block = rig.take(size, stream);
+            rig.work(block, stream);
+            rig.give(block, stream);
+        }
+        rig.provider.complete_next(stream);
+        rig.pool.retire_stream(stream);
+        if number == 10 {
+            reserved = rig.figures().reserved.current;
+        }
+    }
+    assert_eq!(rig.figures().reserved.current, reserved);
+    rig.provider.complete_everything();
+    let block = rig.take(4 * PAGE, C);
+    rig.give(block, C);
+    assert!(rig.provider.live_events() <= 64, "{} events are kept of streams long gone", rig.provider.live_events());
+    rig.close();
+}

@@ -1,0 +1,253 @@
+//! `cargo xtask bundle --cuda`: the GPU's tests, benches and examples in one folder, for a machine that has a driver
+//! and nothing else; and the same run directly where a machine has Rust and a GPU.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use serde::Deserialize;
+
+use crate::cargo;
+use crate::workspace::Workspace;
+
+/// The most that a bundle may weigh.
+const MAX_BYTES: u64 = 60 << 20;
+
+/// What to bundle, and where to.
+#[derive(Args, Debug)]
+pub struct Options {
+    /// For machines with a CUDA driver; needs no toolkit here
+    #[arg(long, required = true)]
+    cuda: bool,
+
+    /// The folder, made anew [default: bundle]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// What `cargo build` says about a file that it made.
+#[derive(Deserialize)]
+struct Message {
+    reason: String,
+    target: Option<Target>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+/// What is built: arguments for cargo, and the names in the bundle by cargo's names and kinds.
+struct Part {
+    arguments: &'static [&'static str],
+    files: &'static [(&'static str, &'static str, &'static str)],
+}
+
+const PARTS: &[Part] = &[
+    Part {
+        arguments: &["test", "--no-run", "--package", "alloc-cuda", "--features", "cudarc", "--lib", "--test", "it"],
+        files: &[("alloc_cuda", "lib", "unit-tests"), ("it", "test", "tests")],
+    },
+    Part {
+        arguments: &["build", "--package", "alloc-cuda", "--features", "cudarc", "--examples"],
+        files: &[("devices", "example", "devices"), ("nvrtc_kernel", "example", "nvrtc-kernel")],
+    },
+    Part {
+        arguments: &["build", "--package", "benches", "--features", "cuda", "--bin", "cuda_replay"],
+        files: &[("cuda_replay", "bin", "replay")],
+    },
+];
+
+const RUN: &str = r#"#!/bin/sh
+# Runs what is in this folder on a GPU: run.sh test [ARGUMENTS], run.sh bench [--trace FILE...] [--json],
+# run.sh sanitizer [ARGUMENTS]. The machine needs a CUDA driver and nothing else; the last needs compute-sanitizer.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+ALLOC_CUDA_TEST_GPU=1
+export ALLOC_CUDA_TEST_GPU
+usage() {
+    sed -n '2,3s/^# //p' "$0" >&2
+    exit 2
+}
+[ $# -ge 1 ] || usage
+command=$1
+shift
+"$here/devices" >&2 || { echo "run.sh: there is no GPU to run on" >&2; exit 1; }
+case $command in
+test)
+    "$here/unit-tests"
+    "$here/tests" "$@"
+    if ldconfig -p 2>/dev/null | grep -q libnvrtc.so || [ -n "${LD_LIBRARY_PATH:-}" ]; then
+        "$here/nvrtc-kernel"
+    else
+        echo "nvrtc-kernel is left out: NVRTC is not installed" >&2
+    fi
+    ;;
+bench)
+    named=no
+    for argument in "$@"; do
+        case $argument in --trace | --trace=*) named=yes ;; esac
+    done
+    if [ $named = yes ]; then
+        exec "$here/replay" "$@"
+    fi
+    exec "$here/replay" "$@" --trace "$here"/traces/*.csv.zst
+    ;;
+sanitizer)
+    sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
+    [ -x "$sanitizer" ] || { echo "run.sh: compute-sanitizer is not installed" >&2; exit 1; }
+    exec "$sanitizer" --tool memcheck --error-exitcode 1 "$here/tests" --test-threads 1 "$@"
+    ;;
+*)
+    usage
+    ;;
+esac
+"#;
+
+/// Builds everything and puts it into the folder.
+///
+/// # Errors
+/// What cargo and the file system report; a bundle that weighs too much.
+pub fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
+    ensure!(options.cuda, "there is nothing to bundle but --cuda");
+    let out = options.out.clone().unwrap_or_else(|| workspace.root().join("bundle"));
+    prepare(&out)?;
+    for part in PARTS {
+        let built = build(workspace, part)?;
+        for (name, kind, file) in part.files {
+            let executable = built
+                .get(&((*name).to_owned(), (*kind).to_owned()))
+                .with_context(|| format!("cargo made no {kind} named {name}"))?;
+            copy(executable, &out.join(file))?;
+        }
+    }
+    let traces = out.join("traces");
+    fs::create_dir(&traces).with_context(|| traces.display().to_string())?;
+    let shipped = workspace.root().join("benches/traces");
+    for entry in fs::read_dir(&shipped).with_context(|| shipped.display().to_string())? {
+        let path = entry?.path();
+        if path.is_file()
+            && let Some(name) = path.file_name()
+        {
+            copy(&path, &traces.join(name))?;
+        }
+    }
+    let script = out.join("run.sh");
+    fs::write(&script, RUN).with_context(|| script.display().to_string())?;
+    make_executable(&script)?;
+    let bytes = weigh(&out)?;
+    eprintln!("{} weighs {:.1} MiB", out.display(), bytes as f64 / f64::from(1 << 20));
+    ensure!(bytes <= MAX_BYTES, "the bundle weighs more than {} MiB", MAX_BYTES >> 20);
+    Ok(())
+}
+
+/// `cargo xtask test --cuda`: the tests on this machine's GPU.
+///
+/// # Errors
+/// If there is none, or a test fails.
+pub fn test(workspace: &Workspace, arguments: &[OsString]) -> anyhow::Result<()> {
+    need_gpu(workspace)?;
+    let mut command = cargo::cargo(workspace);
+    command.args(["test", "--release", "--package", "alloc-cuda", "--features", "cudarc", "--"]).args(arguments);
+    cargo::run(command.env("ALLOC_CUDA_TEST_GPU", "1"))
+}
+
+/// `cargo xtask bench --cuda`: the replay on this machine's GPU.
+///
+/// # Errors
+/// If there is none, or the replay fails.
+pub fn bench(workspace: &Workspace, arguments: &[OsString]) -> anyhow::Result<()> {
+    need_gpu(workspace)?;
+    let mut command = cargo::cargo(workspace);
+    command.args(["run", "--release", "--package", "benches", "--features", "cuda", "--bin", "cuda_replay", "--"]);
+    cargo::run(command.args(arguments))
+}
+
+fn need_gpu(workspace: &Workspace) -> anyhow::Result<()> {
+    let mut command = cargo::cargo(workspace);
+    command.args(["run", "--release", "--package", "alloc-cuda", "--features", "cudarc", "--example", "devices"]);
+    cargo::run(&mut command).context("--cuda needs a GPU, and there is none")
+}
+
+/// An empty folder. One that holds something else than a bundle is left alone.
+fn prepare(out: &Path) -> anyhow::Result<()> {
+    if out.exists() {
+        let is_bundle = out.join("run.sh").is_file();
+        let is_empty = out.is_dir() && fs::read_dir(out)?.next().is_none();
+        ensure!(is_bundle || is_empty, "{} is there and is no bundle", out.display());
+        fs::remove_dir_all(out).with_context(|| out.display().to_string())?;
+    }
+    fs::create_dir_all(out).with_context(|| out.display().to_string())
+}
+
+/// The executables that a part makes, by name and kind.
+fn build(workspace: &Workspace, part: &Part) -> anyhow::Result<BTreeMap<(String, String), PathBuf>> {
+    let mut command: Command = cargo::cargo(workspace);
+    command.args(part.arguments).args(["--release", "--message-format", "json-render-diagnostics"]);
+    command.env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo").stderr(Stdio::inherit());
+    eprintln!("$ {}", cargo::display(&command));
+    let output = command.output().context("cargo could not be started")?;
+    if !output.status.success() {
+        bail!("`{}` ended with {}", cargo::display(&command), output.status);
+    }
+    let mut built = BTreeMap::new();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let Ok(message) = serde_json::from_str::<Message>(line) else { continue };
+        if let (true, Some(target), Some(executable)) =
+            (message.reason == "compiler-artifact", message.target, message.executable)
+        {
+            built.extend(target.kind.into_iter().map(|kind| ((target.name.clone(), kind), executable.clone())));
+        }
+    }
+    Ok(built)
+}
+
+fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+    fs::copy(from, to).with_context(|| format!("{} to {}", from.display(), to.display()))?;
+    Ok(())
+}
+
+#[cfg(unix)]
+fn make_executable(file: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+
+    fs::set_permissions(file, fs::Permissions::from_mode(0o755)).with_context(|| file.display().to_string())
+}
+
+#[cfg(not(unix))]
+fn make_executable(_file: &Path) -> anyhow::Result<()> {
+    Ok(())
+}
+
+fn weigh(folder: &Path) -> anyhow::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let about = entry.metadata()?;
+        bytes += if about.is_dir() { weigh(&entry.path())? } else { about.len() };
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_with_something_else_in_it_is_left_alone() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        fs::write(folder.path().join("thesis.tex"), "years of work")?;
+        assert!(prepare(folder.path()).is_err());
+        assert!(folder.path().join("thesis.tex").exists());
+        fs::write(folder.path().join("run.sh"), "")?;
+        prepare(folder.path())?;
+        assert_eq!(weigh(folder.path())?, 0);
+        Ok(())
+    }
+}
