@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, bail};
 use clap::Args;
 
+use crate::bundle;
 use crate::workspace::{Package, Workspace};
 use crate::{cargo, features};
 
@@ -36,10 +37,15 @@ enum Request {
 
 /// Builds and runs what the arguments ask for.
 pub fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
+    if let (false, arguments) = without_flag(&options.arguments, "--cuda") {
+        return bundle::bench(workspace, &arguments);
+    }
     let benches = workspace.packages().iter().find(|package| package.name == "benches");
     let benches = benches.context("this workspace has no package `benches`")?;
     let (with_jemalloc, arguments) = without_flag(&options.arguments, "--no-jemalloc");
     let mut selected = features::buildable(benches);
+    // The GPU has a replay of its own.
+    selected.retain(|feature| *feature != "cuda");
     if !with_jemalloc {
         selected.retain(|feature| *feature != "jemalloc");
     } else if !selected.contains(&"jemalloc") {

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod bundle;
 mod cargo;
 mod doc;
 mod features;
@@ -34,6 +35,8 @@ enum Command {
     Bench(bench::Options),
     /// The house rules that no other tool checks
     Tidy,
+    /// GPU tests, benches and examples in one folder, for a machine that has a driver and nothing else
+    Bundle(bundle::Options),
     /// The documentation, built as CI builds it
     Doc(doc::Options),
     /// The licences of all dependencies against the allow list in deny.toml
@@ -47,6 +50,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Test(options) => test::run(&workspace, &options),
         Command::Bench(options) => bench::run(&workspace, &options),
+        Command::Bundle(options) => bundle::run(&workspace, &options),
         Command::Tidy => tidy::run(&workspace),
         Command::Doc(options) => doc::run(&workspace, &options),
         Command::Licences => licences::run(&workspace),

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use clap::CommandFactory;
 
-use crate::workspace::Workspace;
+use crate::workspace::{Package, Workspace};
 use crate::{Cli, features};
 
 /// Files that a person who opens the repository expects.
@@ -35,6 +35,7 @@ pub fn run(workspace: &Workspace) -> anyhow::Result<()> {
     let names: Vec<String> = Cli::command().get_subcommands().map(|command| command.get_name().to_owned()).collect();
     problems.extend(undocumented(&readme, &names));
     problems.extend(unmentioned(&readme, workspace.packages().iter().map(|package| package.name.as_str())));
+    problems.extend(unexplained(&readme, workspace.packages()));
     problems.extend(ci(&read(root, ".ci/run")?, &read(root, ".github/workflows/ci.yml")?));
     if !is_executable(&root.join(".ci/run")) {
         problems.push(".ci/run cannot be executed".to_owned());
@@ -66,6 +67,21 @@ fn unmentioned<'a>(readme: &str, packages: impl Iterator<Item = &'a str>) -> Vec
     packages
         .filter(|name| !readme.contains(&format!("`{name}`")))
         .map(|name| format!("README.md does not mention `{name}`"))
+        .collect()
+}
+
+/// Features that the README's table does not name.
+fn unexplained(readme: &str, packages: &[Package]) -> Vec<String> {
+    let features = packages.iter().flat_map(|package| {
+        package
+            .features
+            .keys()
+            .filter(|feature| *feature != "default")
+            .map(|feature| format!("{}/{feature}", package.name))
+    });
+    features
+        .filter(|name| !readme.contains(&format!("`{name}`")))
+        .map(|name| format!("README.md does not explain the feature `{name}`"))
         .collect()
 }
 
@@ -121,6 +137,11 @@ mod tests {
     fn each_check_can_fail() -> anyhow::Result<()> {
         assert_eq!(undocumented("run `cargo xtask test`", &["test".to_owned(), "bench".to_owned()]).len(), 1);
         assert_eq!(unmentioned("the crate `one`", ["one", "two"].into_iter()), ["README.md does not mention `two`"]);
+        let packages: Vec<Package> = serde_json::from_str(
+            r#"[{"name": "p", "version": "1.0.0", "license": null, "features": {"default": [], "extra": []}}]"#,
+        )?;
+        assert_eq!(unexplained("`p`", &packages), ["README.md does not explain the feature `p/extra`"]);
+        assert!(unexplained("`p/extra`", &packages).is_empty());
         assert!(ci("cargo xtask test", ".ci/run cargo-deny --only loom").is_empty());
         assert_eq!(ci("cargo test", "").len(), 4);
         let manifest = "[workspace.package]\nrust-version = \"1.9\"";

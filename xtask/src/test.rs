@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 
+use crate::bundle;
 use crate::step::{self, Action, Step};
 use crate::workspace::{Package, Workspace};
 use crate::{cargo, doc, features, licences, self_check, tidy};
@@ -12,6 +13,9 @@ use crate::{cargo, doc, features, licences, self_check, tidy};
 /// What to run.
 #[derive(Args, Debug)]
 pub struct Options {
+    /// Runs the tests of the CUDA backend on this machine's GPU instead; fails if there is none
+    #[arg(long)]
+    cuda: bool,
     /// Leaves out what takes long: feature sets other than the default, doc tests, docs and loom
     #[arg(long)]
     quick: bool,
@@ -63,6 +67,9 @@ impl Options {
 
 /// Runs the steps and fails if one of them does.
 pub fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
+    if options.cuda {
+        return bundle::test(workspace, &[]);
+    }
     let steps: Vec<Step> = plan(workspace, options);
     if steps.is_empty() {
         bail!("these options leave no step to run");

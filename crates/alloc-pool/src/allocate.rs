@@ -14,8 +14,8 @@ use crate::cache::{self, Batch, CacheCounters, CacheHome, CachedBlock, Fresh};
 use crate::id::{MAX_NODES, Name, slab_and_slot, slot_number};
 use crate::ledger::SlabFacts;
 use crate::local::{self, Call};
-use crate::pages::Failure;
-use crate::placement::heap::{Ask, NIL, Tag};
+use crate::pages::{Failure, Patience};
+use crate::placement::heap::{Ask, NIL, SHARED_TAG, Tag};
 use crate::placement::slab::EmptySlab;
 use crate::placement::units::{
     SMALL_MAX, UNIT, UNIT_SHIFT, class_bytes, class_of, class_slots, class_stride, class_units, units_of,
@@ -79,15 +79,19 @@ impl<P: MemoryProvider> Inner<P> {
                 (seat, 1, installed)
             }
         };
+        let units = class_units(class).max(1);
+        let slack = ((u64::from(units) << UNIT_SHIFT) - size) as u16;
+        let alone = Ask { units, align: 1, slack, tag: seat.tag, home: stream };
+        if seat.tag == SHARED_TAG && class > 0 {
+            // A slab's memory is in order for one stream only.
+            return this.place_large(seat.arena + SLAB_ARENA, stream, alone, size);
+        }
         let mut batch = Batch::new();
         let class = match this.fill(seat, stream, class, wanted, size, &mut batch) {
             Ok(class) => class,
             // What is left may be enough for the block, though not for a slab.
             Err(error) if error.is_out_of_memory() => {
-                let units = class_units(class).max(1);
-                let slack = ((u64::from(units) << UNIT_SHIFT) - size) as u16;
-                let ask = Ask { units, align: 1, slack, tag: seat.tag, home: stream };
-                return this.place_large(seat.arena, stream, ask, size).map_err(|_| error);
+                return this.place_large(seat.arena, stream, alone, size).map_err(|_| error);
             }
             Err(error) => return Err(error),
         };
@@ -469,7 +473,7 @@ impl<P: MemoryProvider> Inner<P> {
                 3 => {
                     let mut pages = self.lock_pages();
                     let keep = pages.reserved.current.saturating_sub(needed.saturating_add(self.granularity));
-                    let given = self.give_back(&mut pages, keep);
+                    let given = self.give_back(&mut pages, keep, Patience::Wait);
                     self.defer_notes(&mut pages);
                     given > 0
                 }

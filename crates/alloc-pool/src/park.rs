@@ -22,6 +22,10 @@ pub(crate) enum Parked {
 enum Wait<E> {
     Event(E),
     Retired(Stream),
+    /// The end of the stream's capture, and then what it has been submitted by that time.
+    Captured(Stream),
+    /// What a stream has been submitted whose event could not be recorded.
+    Unknown(Stream),
 }
 
 #[derive(Debug)]
@@ -35,22 +39,31 @@ struct Entry<E> {
 #[derive(Debug)]
 pub(crate) struct ParkList<E> {
     entries: Vec<Entry<E>>,
+    /// Those of which it can't be known when their work is complete. They are asked about once more when the pool goes.
+    lost: Vec<Entry<E>>,
     pub(crate) bytes: Gauge,
     pub(crate) leaked: u64,
 }
 
 impl<E> ParkList<E> {
     pub(crate) fn new() -> Self {
-        Self { entries: Vec::new(), bytes: Gauge::default(), leaked: 0 }
+        Self { entries: Vec::new(), lost: Vec::new(), bytes: Gauge::default(), leaked: 0 }
     }
+}
+
+/// Whether to ask for the state of work or to wait for its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    Ask,
+    Wait,
 }
 
 /// How many blocks may wait before they are looked through at the next release.
 const LOOK_THROUGH_EVERY: usize = 64;
 
 impl<P: MemoryProvider> Inner<P> {
-    /// Takes a released block whose home is the stream of tag `home`: back at once if no other stream's work can touch it, else
-    /// when that is complete.
+    /// Takes a released block whose home is the stream of tag `home`: back at once if no other stream's work can touch
+    /// it, else when that is complete.
     pub(crate) fn park(
         &self,
         block: Block,
@@ -60,7 +73,7 @@ impl<P: MemoryProvider> Inner<P> {
         stream: Stream,
         uses: &StreamSet,
     ) -> Result<(), ReleaseError> {
-        let mut waits = Vec::new();
+        let (mut waits, mut failure) = (Vec::new(), None);
         let others = uses.iter().filter(|&other| other != stream);
         for other in std::iter::once(stream).chain(others) {
             if home != SHARED_TAG && self.known_tag(other) == Some(home) {
@@ -69,10 +82,14 @@ impl<P: MemoryProvider> Inner<P> {
             match self.wait_on(other) {
                 Ok(wait) => waits.extend(wait),
                 Err(error) => {
-                    self.leak(bytes, &error);
-                    return Err(ReleaseError::Leaked { block, source: error });
+                    waits.push(Wait::Unknown(other));
+                    failure = Some(error);
                 }
             }
+        }
+        if let Some(error) = failure {
+            self.leak(Entry { parked, bytes, waits }, &error);
+            return Err(ReleaseError::Leaked { block, source: error });
         }
         if waits.is_empty() {
             self.unpark(parked);
@@ -90,60 +107,98 @@ impl<P: MemoryProvider> Inner<P> {
     }
 
     fn wait_on(&self, stream: Stream) -> Result<Option<Wait<P::Event>>, ProviderError> {
-        match self.retired_is_idle(stream) {
-            Some(Ok(true)) => Ok(None),
-            Some(Ok(false)) => Ok(Some(Wait::Retired(stream))),
-            Some(Err(error)) => Err(error),
+        match self.retired_is_pending(stream) {
+            Some(true) => Ok(Some(Wait::Retired(stream))),
+            Some(false) => Ok(None),
+            None if self.driver.provider().is_capturing(stream)? => Ok(Some(Wait::Captured(stream))),
             None => Ok(self.driver.record(stream)?.map(Wait::Event)),
         }
     }
 
-    fn leak(&self, bytes: u64, cause: &ProviderError) {
-        self.parked.lock().unwrap_or_else(PoisonError::into_inner).leaked += bytes;
+    fn leak(&self, entry: Entry<P::Event>, cause: &ProviderError) {
+        let bytes = entry.bytes;
+        let mut list = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
+        list.leaked += bytes;
+        list.lost.push(entry);
+        drop(list);
         self.tell(&AllocatorEvent::Leaked { bytes, cause });
     }
 
     /// Gives back the parked blocks whose work is complete; whether there were any.
     pub(crate) fn poll_parked(&self) -> bool {
-        self.settle_parked(|wait| match wait {
-            Wait::Event(event) => self.driver.is_complete(event),
-            Wait::Retired(stream) => self.retired_is_idle(*stream).unwrap_or(Ok(true)),
-        })
+        self.settle_parked(Manner::Ask)
     }
 
     /// Waits for the work of all parked blocks and gives them back; whether there were any.
     pub(crate) fn wait_for_parked(&self) -> bool {
-        self.settle_parked(|wait| match wait {
-            Wait::Event(event) => self.driver.synchronize(event).map(|()| true),
-            Wait::Retired(stream) => self.wait_for(*stream).map(|()| true),
-        })
+        self.settle_parked(Manner::Wait)
     }
 
-    fn settle_parked(&self, is_over: impl Fn(&Wait<P::Event>) -> Result<bool, ProviderError>) -> bool {
+    /// Waits for the work of the blocks of which nothing could be known; those that still can't be waited for.
+    pub(crate) fn wait_for_lost(&self) -> Vec<Parked> {
         let mut list = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
-        if list.entries.is_empty() {
+        let lost = std::mem::take(&mut list.lost);
+        drop(list);
+        let still = |mut entry: Entry<P::Event>| match self.outstanding(&mut entry.waits, Manner::Wait) {
+            Ok(()) if entry.waits.is_empty() => None,
+            _ => Some(entry.parked),
+        };
+        lost.into_iter().filter_map(still).collect()
+    }
+
+    fn is_over(&self, wait: &mut Wait<P::Event>, manner: Manner) -> Result<bool, ProviderError> {
+        if let Wait::Captured(stream) | Wait::Retired(stream) | Wait::Unknown(stream) = *wait {
+            if let Some(over) = self.retired_is_idle(stream) {
+                return match manner {
+                    Manner::Wait => self.wait_for(stream).map(|()| true),
+                    Manner::Ask => over,
+                };
+            }
+            // A retired stream that is forgotten has come to its end; one that is known by name is a new one after it.
+            if matches!(wait, Wait::Retired(_)) && self.known_tag(stream).is_none() {
+                return Ok(true);
+            }
+            if self.driver.provider().is_capturing(stream)? {
+                return Ok(false);
+            }
+            match self.driver.record(stream)? {
+                Some(event) => *wait = Wait::Event(event),
+                None => return Ok(true),
+            }
+        }
+        match (wait, manner) {
+            (Wait::Event(event), Manner::Ask) => self.driver.is_complete(event),
+            (Wait::Event(event), Manner::Wait) => self.driver.synchronize(event).map(|()| true),
+            _ => Ok(false),
+        }
+    }
+
+    fn settle_parked(&self, manner: Manner) -> bool {
+        let empty = self.parked.lock().unwrap_or_else(PoisonError::into_inner).entries.is_empty();
+        if empty || !self.may_ask() {
             return false;
         }
+        let mut list = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
         let entries = std::mem::take(&mut list.entries);
         drop(list);
         let (mut waiting, mut ready, mut bytes, mut lost) = (Vec::new(), Vec::new(), 0, Vec::new());
         for mut entry in entries {
-            match self.outstanding(&mut entry.waits, &is_over) {
+            match self.outstanding(&mut entry.waits, manner) {
                 Ok(()) if entry.waits.is_empty() => {
                     bytes += entry.bytes;
                     ready.push(entry.parked);
                 }
                 Ok(()) => waiting.push(entry),
-                Err(error) => lost.push((entry.bytes, error)),
+                Err(error) => lost.push((entry, error)),
             }
         }
         let mut list = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
-        list.bytes.sub(bytes + lost.iter().map(|(bytes, _)| bytes).sum::<u64>());
+        list.bytes.sub(bytes + lost.iter().map(|(entry, _)| entry.bytes).sum::<u64>());
         waiting.append(&mut list.entries);
         list.entries = waiting;
         drop(list);
-        for (bytes, error) in &lost {
-            self.leak(*bytes, error);
+        for (entry, error) in lost {
+            self.leak(entry, &error);
         }
         let any = !ready.is_empty();
         for parked in ready {
@@ -153,17 +208,12 @@ impl<P: MemoryProvider> Inner<P> {
     }
 
     /// Drops the waits that are over.
-    fn outstanding(
-        &self,
-        waits: &mut Vec<Wait<P::Event>>,
-        is_over: impl Fn(&Wait<P::Event>) -> Result<bool, ProviderError>,
-    ) -> Result<(), ProviderError> {
-        while let Some(wait) = waits.pop() {
-            if !is_over(&wait)? {
-                waits.push(wait);
+    fn outstanding(&self, waits: &mut Vec<Wait<P::Event>>, manner: Manner) -> Result<(), ProviderError> {
+        while let Some(wait) = waits.last_mut() {
+            if !self.is_over(wait, manner)? {
                 return Ok(());
             }
-            if let Wait::Event(event) = wait {
+            if let Some(Wait::Event(event)) = waits.pop() {
                 self.driver.provider().recycle(event);
             }
         }

@@ -17,7 +17,7 @@ use crate::driver::Driver;
 use crate::id::MAX_ARENAS;
 use crate::ledger::Ledger;
 use crate::notes::{self, Note};
-use crate::pages::Pages;
+use crate::pages::{Pages, Patience};
 use crate::park::ParkList;
 use crate::placement::units::UNIT_SHIFT;
 use crate::statistics::CacheTotals;
@@ -263,7 +263,7 @@ impl<P: MemoryProvider> Inner<P> {
         self.wait_for_parked();
         self.free_empty_slabs();
         let mut pages = self.lock_pages();
-        let given = self.give_back(&mut pages, keep);
+        let given = self.give_back(&mut pages, keep, Patience::Wait);
         self.defer_notes(&mut pages);
         drop(pages);
         self.tell_deferred();
@@ -290,5 +290,8 @@ impl<P: MemoryProvider> Drop for Inner<P> {
         self.wait_for_parked();
         let mut pages = std::mem::replace(&mut *self.lock_pages(), Pages::new(1));
         self.close(&mut pages);
+        for note in std::mem::take(&mut pages.notes) {
+            note.tell(self.device, self.config.hook.as_deref());
+        }
     }
 }

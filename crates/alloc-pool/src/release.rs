@@ -9,6 +9,7 @@ use crate::cache::{self, Batch, CacheHome, CachedBlock};
 use crate::id::{Name, large_generation, next_slot_generation, slab_and_slot};
 use crate::ledger::SlabEntry;
 use crate::local::{self, Call};
+use crate::pages::Patience;
 use crate::park::Parked;
 use crate::placement::heap::{Kind, SHARED_TAG};
 use crate::placement::units::{UNIT_SHIFT, class_bytes, class_slots, class_stride};
@@ -158,7 +159,7 @@ impl<P: MemoryProvider> Inner<P> {
     fn give_back_past(&self, threshold: u64) {
         let mut pages = self.lock_pages();
         if pages.reserved.current > threshold {
-            self.give_back(&mut pages, threshold);
+            self.give_back(&mut pages, threshold, Patience::Leave);
             self.defer_notes(&mut pages);
         }
         drop(pages);

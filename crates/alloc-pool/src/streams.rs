@@ -1,6 +1,6 @@
 //! Streams and their tags, the seats of threads at arenas, and how memory passes from one stream to another.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 
@@ -25,7 +25,17 @@ pub(crate) struct Tags<E> {
     shared: Vec<Stream>,
     /// Streams that are gone, with the point up to which they had been submitted, unless that is complete.
     retired: HashMap<Stream, Option<E>>,
+    /// The same, oldest first.
+    retired_names: VecDeque<Stream>,
+    /// Those of them whose work was not complete when last asked.
+    retired_pending: VecDeque<Stream>,
 }
+
+/// How many retired streams are remembered. Blocks outlive their streams, and a late release must not ask a stream
+/// that is gone; to remember all for ever would be a leak.
+const REMEMBERED: usize = 1 << 16;
+/// How many retired streams are asked, when another one is retired, whether their work is complete by now.
+const ASKED: usize = 8;
 
 impl<E> Tags<E> {
     pub(crate) fn new() -> Self {
@@ -35,6 +45,8 @@ impl<E> Tags<E> {
             orphans: Vec::new(),
             shared: Vec::new(),
             retired: HashMap::new(),
+            retired_names: VecDeque::new(),
+            retired_pending: VecDeque::new(),
         }
     }
 
@@ -168,14 +180,21 @@ impl<P: MemoryProvider> Inner<P> {
         if let Some(&tag) = tags.tags.get(&stream) {
             return Ok(tag);
         }
-        // A handle may come back after the stream that had it was retired.
-        let before = tags.retired.remove(&stream).flatten();
-        if let Some(event) = before {
-            self.driver.provider().recycle(event);
+        // A handle may come back after the stream that had it was retired. The new stream comes after the old one, so
+        // that whoever asks for the one by name may ask the other.
+        if let Some(event) = tags.retired.get_mut(&stream) {
+            if !self.settle_event(event)?
+                && let Some(pending) = event
+            {
+                self.make_wait(stream, pending)?;
+            }
+            let before = tags.retired.remove(&stream).flatten();
+            before.into_iter().for_each(|event| self.driver.provider().recycle(event));
         }
         let tag = if let Some(orphan) = tags.orphans.pop() {
             let before = tags.streams[orphan as usize];
-            if let Err(error) = self.order_after_in(&mut tags, before, stream) {
+            let may_ask = self.may_ask_in(&tags);
+            if let Err(error) = self.order_after_in(&mut tags, before, stream, may_ask) {
                 tags.orphans.push(orphan);
                 return Err(error);
             }
@@ -185,7 +204,9 @@ impl<P: MemoryProvider> Inner<P> {
             tags.streams.push(stream);
             tags.streams.len() as Tag - 1
         } else {
-            tags.shared.push(stream);
+            if !tags.shared.contains(&stream) {
+                tags.shared.push(stream);
+            }
             SHARED_TAG
         };
         tags.tags.insert(stream, tag);
@@ -211,11 +232,47 @@ impl<P: MemoryProvider> Inner<P> {
         };
         tags.tags.remove(&stream);
         tags.retired.insert(stream, event);
+        tags.retired_names.push_back(stream);
+        tags.retired_pending.push_back(stream);
         if tag != SHARED_TAG {
             tags.orphans.push(tag);
         }
+        self.forget_retired(&mut tags);
         drop(tags);
         self.next_epoch();
+    }
+
+    /// Gives back the events of retired streams whose work is complete by now, and forgets the oldest of too many.
+    fn forget_retired(&self, tags: &mut Tags<P::Event>) {
+        for _ in 0..ASKED.min(tags.retired_pending.len()) {
+            let Some(stream) = tags.retired_pending.pop_front() else { break };
+            match tags.retired.get_mut(&stream).map(|event| self.settle_event(event)) {
+                Some(Ok(true)) => tags.shared.retain(|shared| *shared != stream),
+                Some(_) => tags.retired_pending.push_back(stream),
+                None => {}
+            }
+        }
+        while tags.retired_names.len() > REMEMBERED
+            && let Some(stream) = tags.retired_names.pop_front()
+        {
+            match tags.retired.get(&stream) {
+                Some(None) => drop(tags.retired.remove(&stream)),
+                Some(Some(_)) => {
+                    tags.retired_names.push_back(stream);
+                    break;
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Whether events may be asked and waited for: not while a stream of this pool is being captured.
+    pub(crate) fn may_ask(&self) -> bool {
+        self.may_ask_in(&self.lock_tags())
+    }
+
+    fn may_ask_in(&self, tags: &Tags<P::Event>) -> bool {
+        !tags.tags.keys().any(|&stream| self.driver.provider().is_capturing(stream).unwrap_or(false))
     }
 
     /// Those of the tags all of whose work submitted so far is known to be complete.
@@ -224,6 +281,9 @@ impl<P: MemoryProvider> Inner<P> {
             return 0;
         }
         let mut table = self.lock_tags();
+        if !self.may_ask_in(&table) {
+            return 0;
+        }
         let (mut rest, mut idle) = (tags, 0);
         while rest != 0 {
             let tag = rest.trailing_zeros();
@@ -251,9 +311,6 @@ impl<P: MemoryProvider> Inner<P> {
         if let Some(event) = tags.retired.get_mut(&stream) {
             return self.settle_event(event);
         }
-        if self.driver.provider().is_capturing(stream)? {
-            return Ok(false);
-        }
         let mut event = self.driver.record(stream)?;
         let idle = self.settle_event(&mut event);
         if let Some(event) = event {
@@ -272,6 +329,20 @@ impl<P: MemoryProvider> Inner<P> {
             }
             Some(_) => Ok(false),
         }
+    }
+
+    /// Waits for the streams of these tags; those whose work can't be waited for, and why.
+    pub(crate) fn wait_for_each(&self, tags: TagSet) -> (TagSet, Option<ProviderError>) {
+        let (mut rest, mut failed, mut cause) = (tags, 0, None);
+        while rest != 0 {
+            let tag = rest & rest.wrapping_neg();
+            rest ^= tag;
+            if let Err(error) = self.wait_for_tags(tag) {
+                failed |= tag;
+                cause = Some(error);
+            }
+        }
+        (failed, cause)
     }
 
     /// Blocks until all work submitted to the streams of these tags so far is complete.
@@ -294,7 +365,7 @@ impl<P: MemoryProvider> Inner<P> {
             if let Some(pending) = event {
                 self.driver.synchronize(pending)?;
             }
-            *event = None;
+            event.take().into_iter().for_each(|event| self.driver.provider().recycle(event));
             return Ok(());
         }
         drop(tags);
@@ -309,28 +380,40 @@ impl<P: MemoryProvider> Inner<P> {
     /// Makes `after` wait for all work submitted to the streams of these tags so far, as far as that is not complete.
     pub(crate) fn order_after_tags(&self, before: TagSet, after: Stream) -> Result<(), (Tag, ProviderError)> {
         let mut rest = before;
+        if rest == 0 {
+            return Ok(());
+        }
+        let mut tags = self.lock_tags();
+        let may_ask = self.may_ask_in(&tags);
         while rest != 0 {
             let tag = rest.trailing_zeros() as Tag;
-            let mut tags = self.lock_tags();
             for stream in tags.streams_of(tag).to_vec() {
-                if stream != after {
-                    self.order_after_in(&mut tags, stream, after).map_err(|error| (tag, error))?;
-                }
+                self.order_after_in(&mut tags, stream, after, may_ask).map_err(|error| (tag, error))?;
             }
             rest &= rest - 1;
         }
         Ok(())
     }
 
-    fn order_after_in(&self, tags: &mut Tags<P::Event>, before: Stream, after: Stream) -> Result<(), ProviderError> {
+    /// Makes `after` wait for what `before` was submitted so far. If events may be asked, not for what is complete.
+    fn order_after_in(
+        &self,
+        tags: &mut Tags<P::Event>,
+        before: Stream,
+        after: Stream,
+        may_ask: bool,
+    ) -> Result<(), ProviderError> {
+        if before == after {
+            return Ok(());
+        }
         if let Some(event) = tags.retired.get_mut(&before) {
             return match event {
-                Some(pending) if !self.driver.is_complete(pending)? => self.make_wait(after, pending),
+                Some(pending) if !may_ask || !self.driver.is_complete(pending)? => self.make_wait(after, pending),
                 _ => Ok(()),
             };
         }
         let mut event = self.driver.record(before)?;
-        if self.settle_event(&mut event)? {
+        if may_ask && self.settle_event(&mut event)? {
             return Ok(());
         }
         let Some(event) = event else { return Ok(()) };
@@ -344,6 +427,11 @@ impl<P: MemoryProvider> Inner<P> {
         self.waits.fetch_add(1, Ordering::Relaxed);
         self.deferred.lock().unwrap_or_else(PoisonError::into_inner).push(Note::Waited { stream: after });
         Ok(())
+    }
+
+    /// Whether the work of a retired stream was not complete when last asked, or `None` if the stream is not retired.
+    pub(crate) fn retired_is_pending(&self, stream: Stream) -> Option<bool> {
+        self.lock_tags().retired.get(&stream).map(Option::is_some)
     }
 
     /// Whether the work of a retired stream is complete, or `None` if the stream is not retired.

@@ -1,19 +1,31 @@
 //! Giving physical memory back to the device.
 
-use alloc_core::MemoryProvider;
+use alloc_core::{MemoryProvider, ProviderError};
 
 use super::{Pages, Place};
 use crate::notes::Note;
-use crate::placement::heap::Kind;
+use crate::park::Parked;
+use crate::placement::heap::{Kind, SHARED_TAG, TagSet};
 use crate::pool::Inner;
 
+/// What to do about memory that work in flight may still touch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Wait for that work.
+    Wait,
+    /// Leave the memory where it is.
+    Leave,
+}
+
 impl<P: MemoryProvider> Inner<P> {
-    /// Gives wholly free handles back until at most `keep` bytes are reserved; returns the bytes given back. Waits
-    /// for the streams whose work may still touch them.
-    pub(crate) fn give_back(&self, pages: &mut Pages<P::Physical>, keep: u64) -> u64 {
-        let chosen = self.detach_free(pages, keep);
+    /// Gives wholly free handles back until at most `keep` bytes are reserved; returns the bytes given back.
+    pub(crate) fn give_back(&self, pages: &mut Pages<P::Physical>, keep: u64, patience: Patience) -> u64 {
+        if pages.reserved.current <= keep {
+            return 0;
+        }
+        let complete = self.complete_free(pages, patience);
         let mut given = 0;
-        for handle in chosen {
+        for handle in self.detach_free(pages, keep, complete) {
             given += self.destroy(pages, handle);
         }
         if given > 0 {
@@ -22,17 +34,50 @@ impl<P: MemoryProvider> Inner<P> {
         given
     }
 
-    /// Takes as many handles out of the arenas as have to go: those in use nowhere first, then the highest addresses.
-    fn detach_free(&self, pages: &mut Pages<P::Physical>, keep: u64) -> Vec<u32> {
+    /// Finds out, or sees to it, that the streams which used free handles are idle; notes that in the arenas.
+    fn complete_free(&self, pages: &mut Pages<P::Physical>, patience: Patience) -> TagSet {
+        // The stamps come first: what is released meanwhile is not taken for complete.
+        let mut users = pages.idle.iter().fold(0, |users, &handle| users | pages.handles[handle as usize].users);
+        let mut stamps = Vec::new();
+        for arena in 0..pages.arena_count() {
+            let Some(owner) = self.arena(arena) else { continue };
+            let state = owner.lock();
+            stamps.push((owner, state.heap.now()));
+            pages.search += 1;
+            pages.scratch.found.clear();
+            pages.find_free(&state, arena, SHARED_TAG);
+            for &handle in &pages.scratch.found {
+                let node = state.heap.node(pages.handles[handle as usize].found.node);
+                users |= node.map_or(0, |node| state.heap.unfinished(node));
+            }
+        }
+        let complete = match patience {
+            Patience::Wait if self.may_ask() => users & !self.wait_for_each(users).0,
+            Patience::Wait => 0,
+            Patience::Leave => self.idle_tags(users),
+        };
+        for (owner, stamp) in stamps {
+            owner.lock().heap.note_complete(complete, stamp);
+        }
+        complete
+    }
+
+    /// Takes as many idle handles out of the arenas as have to go: those in use nowhere first, then the highest
+    /// addresses.
+    fn detach_free(&self, pages: &mut Pages<P::Physical>, keep: u64, complete: TagSet) -> Vec<u32> {
         let mut excess = pages.reserved.current.saturating_sub(keep);
         let granule_bytes = pages.granule_bytes();
         let mut chosen = Vec::new();
-        while excess > 0
-            && let Some(handle) = pages.idle.pop()
-        {
-            excess = excess.saturating_sub(u64::from(pages.handles[handle as usize].granules) * granule_bytes);
-            chosen.push(handle);
-        }
+        let (handles, idle) = (&pages.handles, &mut pages.idle);
+        idle.retain(|&handle| {
+            let Some(found) = handles.get(handle as usize) else { return false };
+            let goes = excess > 0 && found.users & !complete == 0;
+            if goes {
+                excess = excess.saturating_sub(u64::from(found.granules) * granule_bytes);
+                chosen.push(handle);
+            }
+            !goes
+        });
         for arena in (0..pages.arena_count()).rev() {
             if excess == 0 {
                 break;
@@ -42,7 +87,7 @@ impl<P: MemoryProvider> Inner<P> {
             pages.search += 1;
             pages.capturing = false;
             pages.scratch.found.clear();
-            pages.find_free(&state, arena, 0);
+            pages.find_free(&state, arena, SHARED_TAG);
             let mut found = std::mem::take(&mut pages.scratch.found);
             found.sort_unstable_by_key(|&handle| {
                 std::cmp::Reverse(pages.handles[handle as usize].active.map_or(0, |place| place.granule))
@@ -53,7 +98,11 @@ impl<P: MemoryProvider> Inner<P> {
                 }
                 let granule_units = pages.granule_units;
                 let handle = &mut pages.handles[index as usize];
+                if handle.found.busy {
+                    continue;
+                }
                 let Some(place) = handle.active.take() else { continue };
+                handle.users = 0;
                 let (start, units) = (place.granule * granule_units, handle.granules * granule_units);
                 let node = state.heap.containing(handle.found.node, start);
                 state.heap.convert(node, start, units, Kind::Hole, 0);
@@ -65,28 +114,17 @@ impl<P: MemoryProvider> Inner<P> {
         chosen
     }
 
-    /// Unmaps all views of a detached handle and releases its memory; returns its bytes, or 0 if it had to be leaked.
+    /// Unmaps all views of a detached handle whose work is complete and releases its memory; returns its bytes, or 0
+    /// if it had to be leaked.
     fn destroy(&self, pages: &mut Pages<P::Physical>, index: u32) -> u64 {
         let views: Vec<Place> = pages.handles[index as usize].views.clone();
         let bytes = u64::from(pages.handles[index as usize].granules) * pages.granule_bytes();
-        let mut users = pages.handles[index as usize].users;
-        for view in &views {
-            users |= self.arena(view.arena).map_or(0, |arena| arena.lock().heap.seen());
-        }
-        if let Err(error) = self.wait_for_tags(users) {
-            pages.handles[index as usize].leaked = true;
-            pages.leaked += bytes;
-            pages.notes.push(Note::Leaked { bytes, cause: error });
-            return 0;
-        }
         for view in views {
             if pages.arenas[view.arena as usize].range.is_some()
                 && let Err(error) = self.driver.unmap(pages.address(view), bytes)
             {
                 // Memory that is still mapped must not go back, and no other may be mapped there.
-                pages.handles[index as usize].leaked = true;
-                pages.leaked += bytes;
-                pages.notes.push(Note::Leaked { bytes, cause: error });
+                pages.leak(index, error);
                 return 0;
             }
             pages.remove_view(index, view);
@@ -95,23 +133,31 @@ impl<P: MemoryProvider> Inner<P> {
         pages.vacant.push(index);
         pages.reserved.sub(bytes);
         if let Err(error) = self.driver.release(physical, bytes) {
-            pages.notes.push(Note::Leaked { bytes, cause: error });
+            tracing::debug!(%error, bytes, "the backend complained of memory that was given back");
         }
         bytes
     }
 
     /// Gives everything back as far as it can be: the pool is going away, with no block of it in use.
     pub(crate) fn close(&self, pages: &mut Pages<P::Physical>) {
-        let all = 0..pages.handles.len() as u32;
-        for handle in all
-            .filter(|&handle| {
-                let handle = &pages.handles[handle as usize];
-                handle.physical.is_some() && !handle.leaked
-            })
-            .collect::<Vec<_>>()
-        {
+        let everyone = (0..pages.arena_count()).filter_map(|arena| self.arena(arena));
+        let seen = everyone.fold(0, |seen, arena| seen | arena.lock().heap.seen());
+        let (unknown, error) = self.wait_for_each(pages.handles.iter().fold(seen, |users, handle| users | handle.users));
+        for parked in self.wait_for_lost() {
+            self.leak_behind(pages, parked);
+        }
+        for handle in 0..pages.handles.len() as u32 {
+            if pages.handles[handle as usize].physical.is_none() || pages.handles[handle as usize].leaked {
+                continue;
+            }
             pages.handles[handle as usize].active = None;
-            self.destroy(pages, handle);
+            let views = pages.handles[handle as usize].views.iter();
+            let seen = views.filter_map(|view| self.arena(view.arena)).map(|arena| arena.lock().heap.seen());
+            let users = seen.fold(pages.handles[handle as usize].users, |users, seen| users | seen);
+            match &error {
+                Some(error) if users & unknown != 0 => pages.leak(handle, error.clone()),
+                _ => drop(self.destroy(pages, handle)),
+            }
         }
         for arena in &mut pages.arenas {
             if arena.views.is_empty()
@@ -121,5 +167,41 @@ impl<P: MemoryProvider> Inner<P> {
                 tracing::debug!(%error, "address range not given back");
             }
         }
+    }
+
+    /// Keeps what is behind a block from being given back: its work can't be known to be complete. The block itself
+    /// was reported before.
+    fn leak_behind(&self, pages: &mut Pages<P::Physical>, parked: Parked) {
+        let (arena, node) = match parked {
+            Parked::Node { arena, node } => (arena, Some(node)),
+            Parked::Slot(block) => match self.ledger.get(crate::id::slab_and_slot(block.slot()).0) {
+                Some(entry) => {
+                    let arena = entry.facts().arena;
+                    (arena, self.arena(arena).and_then(|owner| owner.lock().slabs.node(entry.place())))
+                }
+                None => return,
+            },
+        };
+        let place = self.arena(arena).zip(node).and_then(|(owner, node)| {
+            let state = owner.lock();
+            state.heap.node(node).map(|node| (node.start, node.end()))
+        });
+        let Some((start, end)) = place else { return };
+        for granule in start / pages.granule_units..(end.div_ceil(u64::from(pages.granule_units))) as u32 {
+            let view = pages.arenas[arena as usize].view(granule);
+            if let Some(handle) = pages.handles.get_mut(view.handle as usize) {
+                handle.leaked = true;
+            }
+        }
+    }
+}
+
+impl<T> Pages<T> {
+    /// Gives a handle up: its memory goes neither back nor to anybody.
+    fn leak(&mut self, index: u32, cause: ProviderError) {
+        let bytes = u64::from(self.handles[index as usize].granules) * self.granule_bytes();
+        self.handles[index as usize].leaked = true;
+        self.leaked += bytes;
+        self.notes.push(Note::Leaked { bytes, cause });
     }
 }

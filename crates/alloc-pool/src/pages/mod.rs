@@ -13,6 +13,7 @@ use alloc_core::{AddressRange, Gauge};
 use crate::notes::Note;
 use crate::placement::heap::TagSet;
 
+pub(crate) use give_back::Patience;
 pub(crate) use serve::Failure;
 
 /// No handle.

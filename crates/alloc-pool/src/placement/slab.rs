@@ -87,6 +87,11 @@ impl Slabs {
         Some((ledger, slot))
     }
 
+    /// The heap node that holds a slab's memory.
+    pub(crate) fn node(&self, index: u32) -> Option<u32> {
+        self.slabs.get(index as usize).map(|slab| slab.node).filter(|&node| node != NIL)
+    }
+
     /// Whether the stream has a free slot of the class.
     pub(crate) fn has(&self, class: usize, tag: Tag) -> bool {
         self.partial.get(tag as usize).is_some_and(|classes| classes[class] != NIL)
