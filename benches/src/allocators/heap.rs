@@ -30,7 +30,9 @@ impl<G> fmt::Debug for Heap<G> {
     }
 }
 
-impl<G: GlobalAlloc + Send + Sync> DeviceAllocator for Heap<G> {
+// SAFETY: a block is one allocation of the heap, of its size and alignment, until the release frees it; a heap is one by an
+// unsafe trait too. Host work is done when it returns.
+unsafe impl<G: GlobalAlloc + Send + Sync> DeviceAllocator for Heap<G> {
     fn device(&self) -> Device {
         Device::CPU
     }

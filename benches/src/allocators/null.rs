@@ -21,9 +21,10 @@ impl Default for NullAllocator {
     }
 }
 
-impl DeviceAllocator for NullAllocator {
+// SAFETY: the device is simulated.
+unsafe impl DeviceAllocator for NullAllocator {
     fn device(&self) -> Device {
-        Device::CPU
+        Device::CPU.simulated()
     }
 
     #[inline]

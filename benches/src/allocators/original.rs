@@ -157,7 +157,9 @@ impl Drop for Lists {
     }
 }
 
-impl DeviceAllocator for OriginalPool {
+// SAFETY: a block is a segment of the system's heap that is large enough, aligned and no other block's: it is busy until the
+// release. Host work is done when it returns.
+unsafe impl DeviceAllocator for OriginalPool {
     fn device(&self) -> Device {
         Device::CPU
     }

@@ -26,7 +26,8 @@ fn counted<T>(call: impl FnOnce() -> T) -> T {
     result
 }
 
-impl<A: DeviceAllocator> DeviceAllocator for CountHeapCalls<A> {
+// SAFETY: all is answered by the allocator within.
+unsafe impl<A: DeviceAllocator> DeviceAllocator for CountHeapCalls<A> {
     fn device(&self) -> Device {
         self.0.device()
     }

@@ -11,10 +11,26 @@ use crate::{AllocError, Block, Device, Layout, ReleaseError, Statistics, Stream,
 /// # Streams
 /// A block is born on the stream that it was allocated for: work submitted there after [`allocate`] returns may use
 /// it. Work on another stream may use it once that stream was made to wait for the first, and such a stream must be
-/// named in `uses` at release.
+/// named in `uses` at release. Streams named to an allocator are living streams of its device, or the default one.
+///
+/// # Safety
+/// Safe code makes references to a block's memory and has it copied, so it must be there. An implementation promises:
+///
+/// - From the `Ok` of [`allocate`] on, the memory from the block's address on is valid for reads and writes of
+///   `layout.size()` bytes, which the block gives as its size, by work of the device. It stays so until the block is
+///   [released](DeviceAllocator::release) or the allocator is dropped; moving the allocator does not count. The address
+///   is a multiple of `layout.align()`.
+/// - The memory is disjoint from that of every other living block and from all else that the program owns. Work of its
+///   former owners is complete, or comes before all work that is submitted to `stream` from now on.
+/// - If the [device](DeviceAllocator::device) is [host-accessible](Device::is_host_accessible), the same holds for the
+///   processor once it has waited for `stream`; the address is one with exposed provenance.
+/// - [`device`](DeviceAllocator::device) is always the same, and [`transfer`](DeviceAllocator::transfer) copies and
+///   fills all memory of that device, in the order of the streams that [`allocate`] knows.
+///
+/// Nothing is promised of the addresses of a [simulated](Device::is_simulated) device.
 ///
 /// [`allocate`]: DeviceAllocator::allocate
-pub trait DeviceAllocator: Debug + Send + Sync {
+pub unsafe trait DeviceAllocator: Debug + Send + Sync {
     /// The device whose memory this allocator hands out.
     fn device(&self) -> Device;
 
@@ -107,7 +123,8 @@ impl<A: DeviceAllocator + 'static> From<Arc<A>> for AllocatorHandle {
 
 macro_rules! forward_allocator {
     ($($pointer:ty),+) => {$(
-        impl<A: DeviceAllocator + ?Sized> DeviceAllocator for $pointer {
+        // SAFETY: all is answered by the allocator behind the pointer, which keeps the promises.
+        unsafe impl<A: DeviceAllocator + ?Sized> DeviceAllocator for $pointer {
             fn device(&self) -> Device {
                 (**self).device()
             }

@@ -4,11 +4,15 @@ use std::fmt;
 
 /// A kind of memory. Kinds are open: a backend of yours makes its own with [`DeviceKind::new`].
 ///
+/// A kind may be [simulated](DeviceKind::simulated): its addresses are numbers with no memory behind them, and it is
+/// never equal to the kind that it stands for.
+///
 /// The codes of the kinds named here are those of [DLPack](https://dmlc.github.io/dlpack/latest/c_api.html).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeviceKind {
     code: u16,
     host_accessible: bool,
+    simulated: bool,
 }
 
 impl DeviceKind {
@@ -21,10 +25,24 @@ impl DeviceKind {
 
     /// A kind with a code of its own; `host_accessible` says whether the processor may dereference its addresses.
     pub const fn new(code: u16, host_accessible: bool) -> Self {
-        Self { code, host_accessible }
+        Self { code, host_accessible, simulated: false }
     }
 
-    /// The kind's number.
+    /// The kind that stands for this one where books are kept without memory. The processor can't dereference its
+    /// addresses, and no real backend copies them.
+    ///
+    /// ```
+    /// use alloc_core::DeviceKind;
+    /// let simulated = DeviceKind::CPU.simulated();
+    /// assert!(simulated.is_simulated() && !simulated.is_host_accessible());
+    /// assert_ne!(simulated, DeviceKind::CPU);
+    /// ```
+    pub const fn simulated(self) -> Self {
+        Self { code: self.code, host_accessible: false, simulated: true }
+    }
+
+    /// The kind's number, which a simulated kind shares with the one that it stands for. A backend
+    /// recognises its memory by the kind, not by the number alone.
     pub const fn code(self) -> u16 {
         self.code
     }
@@ -33,15 +51,24 @@ impl DeviceKind {
     pub const fn is_host_accessible(self) -> bool {
         self.host_accessible
     }
+
+    /// Whether addresses of this kind have no memory behind them.
+    pub const fn is_simulated(self) -> bool {
+        self.simulated
+    }
 }
 
 impl fmt::Debug for DeviceKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::CPU => f.write_str("cpu"),
-            Self::CUDA => f.write_str("cuda"),
-            Self::CUDA_PINNED => f.write_str("cuda_pinned"),
-            other => write!(f, "kind{}", other.code),
+        if self.simulated {
+            f.write_str("simulated_")?;
+        }
+        let is = |named: Self| *self == named || *self == named.simulated();
+        match () {
+            () if is(Self::CPU) => f.write_str("cpu"),
+            () if is(Self::CUDA) => f.write_str("cuda"),
+            () if is(Self::CUDA_PINNED) => f.write_str("cuda_pinned"),
+            () => write!(f, "kind{}", self.code),
         }
     }
 }
@@ -78,6 +105,16 @@ impl Device {
         Self::new(DeviceKind::CUDA_PINNED, ordinal)
     }
 
+    /// The device that stands for this one where books are kept without memory: see [`DeviceKind::simulated`].
+    ///
+    /// ```
+    /// use alloc_core::Device;
+    /// assert_eq!(Device::cuda(1).simulated().to_string(), "simulated_cuda:1");
+    /// ```
+    pub const fn simulated(self) -> Self {
+        Self { kind: self.kind.simulated(), ordinal: self.ordinal }
+    }
+
     /// The kind of memory.
     pub const fn kind(self) -> DeviceKind {
         self.kind
@@ -91,6 +128,11 @@ impl Device {
     /// Whether the processor may dereference addresses of this device.
     pub const fn is_host_accessible(self) -> bool {
         self.kind.host_accessible
+    }
+
+    /// Whether addresses of this device have no memory behind them.
+    pub const fn is_simulated(self) -> bool {
+        self.kind.simulated
     }
 }
 

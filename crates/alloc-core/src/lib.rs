@@ -3,7 +3,8 @@
 //! A [`DeviceAllocator`] hands out [`Block`]s of a [`Device`]'s memory in the order of [`Stream`]s and takes them
 //! back. A backend supplies a [`MemoryProvider`] (physical pages, addresses, events) and a [`Transfer`] (copies and
 //! fills); the crate `alloc-pool` makes an allocator of it. This crate has no backend, no `unsafe` code beyond
-//! forwarding, and few dependencies.
+//! forwarding, and few dependencies. The three traits are unsafe to implement, since safe code follows the addresses
+//! that come from them.
 
 pub mod adaptor;
 mod allocator;

@@ -27,7 +27,27 @@ pub struct DeviceMemory {
 /// A backend is a crate that implements this and [`Transfer`]; pooling, stream rules, statistics and the conformance
 /// suite come with the engine. Calls may come from any thread, several at a time, and leave no trace in the calling
 /// thread (its current device stays what it was).
-pub trait MemoryProvider: Debug + Send + Sync + 'static {
+///
+/// # Safety
+/// The engine hands out this memory under the promises of [`DeviceAllocator`](crate::DeviceAllocator), so it must be
+/// there. An implementation promises:
+///
+/// - A range from [`reserve`](MemoryProvider::reserve) is aligned as said there and used by nobody else until it is
+///   given back.
+/// - Each piece of physical memory is apart from all others. From the `Ok` of [`map`](MemoryProvider::map) until
+///   [`unmap`](MemoryProvider::unmap), or as a segment until [`release`](MemoryProvider::release), it is valid for
+///   reads and writes at its address by work of the device, and by the processor if the device is
+///   [host-accessible](Device::is_host_accessible); its address then has exposed provenance. All its mappings show
+///   the same bytes. A segment's address is a multiple of the granularity and stays the same.
+/// - Events tell the truth: [`record`](MemoryProvider::record) says `None`,
+///   [`is_complete`](MemoryProvider::is_complete) says yes and [`synchronize`](MemoryProvider::synchronize) returns
+///   `Ok` only if the work is complete, and after [`make_wait`](MemoryProvider::make_wait) has returned `Ok` work does
+///   wait.
+/// - Device, addressing and granularity are always the same, and [`transfer`](MemoryProvider::transfer) copies and
+///   fills this memory. Moving the provider changes nothing.
+///
+/// Nothing is promised of the addresses of a [simulated](Device::is_simulated) device.
+pub unsafe trait MemoryProvider: Debug + Send + Sync + 'static {
     /// Owns a piece of physical memory, until [`MemoryProvider::release`].
     type Physical: Debug + Send + 'static;
     /// A point in a stream's work.

@@ -10,7 +10,7 @@
 //! use alloc_core::registry::{self, InitError};
 //! use alloc_core::{AllocError, AllocatorHandle, Device, SimulatedAllocator};
 //!
-//! let device = Device::cuda(7);
+//! let device = Device::cuda(7).simulated();
 //! assert!(registry::get(device).is_none());
 //! let made = registry::get_or_try_init(device, || {
 //!     Ok::<_, AllocError>(Box::new(SimulatedAllocator::new(device, 1 << 30)))

@@ -11,7 +11,8 @@ use crate::{
 /// Keeps the books of a device that need not be there: hands out addresses with no memory behind them.
 ///
 /// Run the allocations of a program over it to learn whether they fit a device that you don't have, and test code
-/// that calls allocators. It places blocks first fit in units of 256 bytes and looks through all holes to do so: it
+/// that calls allocators. Its device is the [simulated](Device::simulated) one of the one that it is made for, so that
+/// nobody takes its addresses for memory. It places blocks first fit in units of 256 bytes and looks through all holes to do so: it
 /// is exact, not fast. Stale and foreign blocks are refused. Nothing copies or fills its memory.
 ///
 /// ```
@@ -21,6 +22,7 @@ use crate::{
 /// let block = device.allocate(Layout::bytes(1000)?, Stream::DEFAULT)?;
 /// assert_eq!(device.statistics().in_use.current, 1024);
 /// let too_much = device.allocate(Layout::bytes(1 << 30)?, Stream::DEFAULT);
+/// assert_eq!(device.device(), Device::cuda(0).simulated());
 /// assert!(matches!(too_much, Err(AllocError::OutOfMemory(figures)) if figures.in_use == 1024));
 /// // SAFETY: nothing uses the block, and it is released once.
 /// unsafe { device.release(block, Stream::DEFAULT, StreamSet::EMPTY) }.unwrap();
@@ -53,13 +55,13 @@ struct Living {
 }
 
 impl SimulatedAllocator {
-    /// An allocator of `device` with `capacity` bytes, rounded down to 256. The addresses start at 2^40.
+    /// An allocator that stands for `device`, with `capacity` bytes, rounded down to 256. The addresses start at 2^40.
     pub fn new(device: Device, capacity: u64) -> Self {
         Self::in_range(device, AddressRange { start: Address::new(BASE), bytes: capacity })
     }
 
-    /// An allocator of `device` that hands out the addresses of `range`, with its start rounded up and its end
-    /// rounded down to 256. Blocks of zero bytes take theirs from beyond it.
+    /// An allocator that stands for `device` and hands out the addresses of `range`, with its start rounded up and its
+    /// end rounded down to 256. Blocks of zero bytes take theirs from beyond it.
     pub fn in_range(device: Device, range: AddressRange) -> Self {
         let end = range.start.get().saturating_add(range.bytes).min(i64::MAX as u64) / UNIT * UNIT;
         let start = range.start.get().checked_next_multiple_of(UNIT).unwrap_or(end).min(end);
@@ -71,7 +73,7 @@ impl SimulatedAllocator {
             next_empty: end,
             statistics: Statistics::default(),
         };
-        Self { device, capacity, books: Mutex::new(books) }
+        Self { device: device.simulated(), capacity, books: Mutex::new(books) }
     }
 
     /// All bytes of the simulated device.
@@ -122,7 +124,8 @@ impl Books {
     }
 }
 
-impl DeviceAllocator for SimulatedAllocator {
+// SAFETY: the device is simulated, whatever device the caller named.
+unsafe impl DeviceAllocator for SimulatedAllocator {
     fn device(&self) -> Device {
         self.device
     }
@@ -205,7 +208,8 @@ impl DeviceAllocator for SimulatedAllocator {
 #[derive(Debug)]
 struct NoTransfer;
 
-impl Transfer for NoTransfer {
+// SAFETY: it copies nothing, and says so; no work is ever in flight, so none is waited for; it shares no stream.
+unsafe impl Transfer for NoTransfer {
     fn can_copy(&self, _from: Device, _to: Device) -> bool {
         false
     }
@@ -226,6 +230,8 @@ impl Transfer for NoTransfer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const CPU: Device = Device::CPU.simulated();
 
     fn release(allocator: &SimulatedAllocator, block: Block) -> Result<(), ReleaseError> {
         // SAFETY: no memory is behind the block, so nothing uses it.
@@ -265,11 +271,11 @@ mod tests {
         let allocator = SimulatedAllocator::new(Device::CPU, 4096);
         let block = allocator.allocate(Layout::bytes(8).unwrap(), Stream::DEFAULT).unwrap();
         let altered = Block::from_parts(block.address(), 9, block.id());
-        assert_eq!(release(&allocator, altered), Err(ReleaseError::Foreign { device: Device::CPU, block: altered }));
+        assert_eq!(release(&allocator, altered), Err(ReleaseError::Foreign { device: CPU, block: altered }));
         release(&allocator, block).unwrap();
-        assert_eq!(release(&allocator, block), Err(ReleaseError::Stale { device: Device::CPU, block }));
+        assert_eq!(release(&allocator, block), Err(ReleaseError::Stale { device: CPU, block }));
         let foreign = Block::from_parts(block.address(), 8, BlockId::from_bits(77));
-        assert_eq!(release(&allocator, foreign), Err(ReleaseError::Foreign { device: Device::CPU, block: foreign }));
+        assert_eq!(release(&allocator, foreign), Err(ReleaseError::Foreign { device: CPU, block: foreign }));
         assert_eq!(allocator.statistics().rejected_releases, 3);
     }
 }

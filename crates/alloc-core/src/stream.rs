@@ -18,11 +18,15 @@ impl Stream {
     pub const DEFAULT: Self = Self::from_raw(0);
 
     /// A stream by the backend's handle alone (a `CUstream`, say).
+    ///
+    /// Allocators, buffers and transfers take a stream to be a living one of their device: what a driver does with a
+    /// handle that is none is up to the driver.
     pub const fn from_raw(handle: u64) -> Self {
         Self { handle, identity: 0 }
     }
 
-    /// A stream by handle and an identity that its owner keeps unique.
+    /// A stream by handle and an identity that its owner keeps unique. The handle is to be living as for
+    /// [`Stream::from_raw`].
     pub const fn with_identity(handle: u64, identity: u64) -> Self {
         Self { handle, identity }
     }

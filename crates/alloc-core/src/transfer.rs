@@ -36,7 +36,20 @@ pub enum TransferError {
 ///
 /// All calls are ordered by the stream: they may return before the work is done, work submitted to the stream later
 /// sees it done, and [`Transfer::synchronize`] waits for it. A host may do the work before it returns.
-pub trait Transfer: Debug + Send + Sync {
+/// Streams named to a transfer are living streams of its backend, or the default one.
+///
+/// # Safety
+/// Safe code reads what was copied and frees what was waited for. An implementation promises:
+///
+/// - A copy or fill that returns `Ok` writes all bytes of the destination, as asked, in the order of the stream. Also
+///   when it returns an error it touches no other memory and none later than [`Transfer::copy`] and
+///   [`Transfer::fill`] allow.
+/// - Once [`Transfer::synchronize`] has returned `Ok`, all work submitted to the stream before is done. Once
+///   [`Transfer::order_after`] has, later work of the one stream starts after the earlier work of the other.
+/// - [`Transfer::shares_stream`] says yes only if the allocators of that device order the reuse of memory after work
+///   of the stream so named.
+/// - Nothing is copied from a [simulated](Device::is_simulated) device to a real one: there are no bytes to copy.
+pub unsafe trait Transfer: Debug + Send + Sync {
     /// Whether this backend copies from `from` to `to`.
     fn can_copy(&self, from: Device, to: Device) -> bool;
 

@@ -11,8 +11,8 @@ use thiserror::Error;
 /// [`DeviceAllocator`], if the processor reaches that.
 ///
 /// Clones allocate from the same allocator. In front of each piece of memory stand 32 bytes that say which block it
-/// lies in, so pieces are best large. What is released may be handed out again at once, on the stream that is
-/// [chosen](HostAlloc::on_stream): work submitted to a device must be done with it.
+/// lies in, so pieces are best large. Memory is taken on the stream that is [chosen](HostAlloc::on_stream), whose work
+/// is waited for, as memory may come back while a device still uses it; it is given back on the same stream.
 ///
 /// ```
 /// use alloc_cpu::{HostAlloc, SystemAllocator};
@@ -140,6 +140,15 @@ impl HostAlloc<'_> {
             }
         };
         let payload = block.address().checked_add(before)?.get();
+        // Released memory may come back while work that was submitted to the stream still uses it.
+        if let Err(error) = self.allocator().transfer().synchronize(self.stream) {
+            tracing::debug!(%error, "a collection could not grow");
+            // SAFETY: nobody has used the block, and it is released once.
+            if let Err(error) = unsafe { self.allocator().release(block, self.stream, StreamSet::EMPTY) } {
+                tracing::warn!(%error, "memory of a collection was not taken back");
+            }
+            return None;
+        }
         let header = Header { address: block.address().get(), size: block.size(), id: block.id().to_bits(), payload };
         let memory = NonNull::new(with_exposed_provenance_mut::<u8>(payload as usize))?;
         // SAFETY: the block is new, the processor reaches it, and its alignment and `before` leave an aligned place

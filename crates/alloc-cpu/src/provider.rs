@@ -295,7 +295,9 @@ fn invalid(call: &'static str) -> ProviderError {
     host_error(SysError { call, errno: libc::EINVAL })
 }
 
-impl MemoryProvider for HostProvider {
+// SAFETY: ranges are reserved from the kernel, and stay so until they are given back; pieces of a file in memory are apart
+// and mapped where asked, only in a reserved range; a host's work is complete when it is submitted.
+unsafe impl MemoryProvider for HostProvider {
     type Physical = HostPages;
     type Event = Infallible;
 

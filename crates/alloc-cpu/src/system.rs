@@ -252,7 +252,9 @@ impl Drop for Local {
     }
 }
 
-impl DeviceAllocator for SystemAllocator {
+// SAFETY: a block is one allocation of the system's heap, of its size and alignment; the table lets it be freed once. A
+// host's work is done when it is submitted. What is not released stays.
+unsafe impl DeviceAllocator for SystemAllocator {
     fn device(&self) -> Device {
         Device::CPU
     }

@@ -263,7 +263,8 @@ impl fmt::Debug for GraphAllocator {
     }
 }
 
-impl DeviceAllocator for GraphAllocator {
+// SAFETY: blocks come from the allocator within, which keeps the promises, and go back to it later than they are released.
+unsafe impl DeviceAllocator for GraphAllocator {
     fn device(&self) -> Device {
         self.inner.device()
     }

@@ -5,8 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, Weak};
 
 use alloc_core::{
-    Address, AllocError, AllocatorEvent, Block, BlockId, Layout, MemoryProvider, OutOfMemory, ProviderError,
-    ProviderErrorKind, Stream, pressure,
+    AllocError, AllocatorEvent, Layout, MemoryProvider, OutOfMemory, ProviderError, ProviderErrorKind, Stream, pressure,
 };
 
 use crate::arena::{Addresses, ArenaState, SLAB_ARENA, ZERO_RANGE};
@@ -42,9 +41,9 @@ enum SlabMiss {
 }
 
 impl<P: MemoryProvider> Inner<P> {
-    /// A small block from the thread's cache, if it has one.
+    /// A small block from the thread's cache, if it has one: its address and id.
     #[inline(always)]
-    pub(crate) fn allocate_cached(&self, layout: Layout, stream: Stream) -> Option<Block> {
+    pub(crate) fn allocate_cached(&self, layout: Layout, stream: Stream) -> Option<Parts> {
         let size = layout.size();
         if !is_small(layout) {
             return None;
@@ -55,22 +54,32 @@ impl<P: MemoryProvider> Inner<P> {
         let cache = caches.get(self.cache_key(stream))?;
         let block = cache.pop(class)?;
         cache.counters.count_allocation(size, class_bytes(class));
-        Some(to_block(block, class, size))
+        small_parts(block, class, size)
     }
 
-    /// A block that the thread's cache does not have.
+    /// A block that the thread's cache does not have: its address and id, or else the error in its place.
     #[inline(never)]
-    pub(crate) fn allocate(this: &Arc<Self>, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
-        if is_small(layout) {
-            return Self::allocate_small(this, class_of(layout.size()), layout.size(), stream);
+    pub(crate) fn allocate(
+        this: &Arc<Self>,
+        layout: Layout,
+        stream: Stream,
+        error: &mut Option<AllocError>,
+    ) -> Option<Parts> {
+        if let Some(parts) = this.allocate_quickly(layout, stream) {
+            return Some(parts);
         }
-        Self::allocate_large(this, layout, stream)
+        let parts = if is_small(layout) {
+            Self::allocate_small(this, class_of(layout.size()), layout.size(), stream)
+        } else {
+            Self::allocate_large(this, layout, stream)
+        };
+        parts.map_err(|failure| *error = Some(failure)).ok()
     }
 
     /// A small block that the thread's cache does not have: the cache is filled from the arena.
     #[cold]
     #[inline(never)]
-    fn allocate_small(this: &Arc<Self>, class: usize, size: u64, stream: Stream) -> Result<Block, AllocError> {
+    fn allocate_small(this: &Arc<Self>, class: usize, size: u64, stream: Stream) -> Result<Parts, AllocError> {
         let own = cache::with(this.cache_key(stream), |cache| (cache.seat, cache.refill_size(class)));
         let (seat, wanted, cached) = match own {
             Some((seat, refill)) => (seat, refill.max(1), true),
@@ -79,7 +88,7 @@ impl<P: MemoryProvider> Inner<P> {
                 (seat, 1, installed)
             }
         };
-        let units = class_units(class).max(1);
+        let units = units_of(size).unwrap_or(u32::MAX).max(1);
         let slack = ((u64::from(units) << UNIT_SHIFT) - size) as u16;
         let alone = Ask { units, align: 1, slack, tag: seat.tag, home: stream };
         if seat.tag == SHARED_TAG && class > 0 {
@@ -115,7 +124,7 @@ impl<P: MemoryProvider> Inner<P> {
             this.count_uncached(|totals| totals.count_allocation(size, bytes));
         }
         this.give_to_slabs(&mut batch);
-        Ok(to_block(first, class, size))
+        small_parts(first, class, size).ok_or_else(|| this.exhausted(size))
     }
 
     /// Gives the thread a cache for the stream; its seat, and whether the cache could be had.
@@ -278,10 +287,10 @@ impl<P: MemoryProvider> Inner<P> {
         }
     }
 
-    /// A block that the arena has room for, as its address and id, which travel in registers. `None`, with nothing done,
+    /// A block that the arena has room for, as its address and id. `None`, with nothing done,
     /// for all that is not so simple.
-    #[inline(never)]
-    pub(crate) fn allocate_quickly(&self, layout: Layout, stream: Stream) -> Option<(NonZeroU64, u64)> {
+    #[inline]
+    fn allocate_quickly(&self, layout: Layout, stream: Stream) -> Option<Parts> {
         if is_small(layout) {
             return None;
         }
@@ -298,7 +307,7 @@ impl<P: MemoryProvider> Inner<P> {
     }
 
     /// A block that is too large for the caches, or too strictly aligned.
-    fn allocate_large(this: &Arc<Self>, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
+    fn allocate_large(this: &Arc<Self>, layout: Layout, stream: Stream) -> Result<Parts, AllocError> {
         let ask = this.large_ask(layout, stream)?;
         let seat = match cache::with(this.cache_key(stream), |cache| cache.seat) {
             Some(seat) => seat,
@@ -307,7 +316,7 @@ impl<P: MemoryProvider> Inner<P> {
         this.place_large(seat.arena, stream, Ask { tag: seat.tag, ..ask }, layout.size())
     }
 
-    fn place_large(&self, arena: u32, stream: Stream, ask: Ask, size: u64) -> Result<Block, AllocError> {
+    fn place_large(&self, arena: u32, stream: Stream, ask: Ask, size: u64) -> Result<Parts, AllocError> {
         let Some(owner) = self.arena(arena) else { return Err(self.exhausted(size)) };
         let mut state = owner.lock();
         let placed = match state.heap.allocate(ask) {
@@ -321,16 +330,13 @@ impl<P: MemoryProvider> Inner<P> {
             }
         };
         drop(state);
-        match placed {
-            Some((address, id)) => Ok(Block::from_parts(Address::new(address.get()), size, BlockId::from_bits(id))),
-            None => Err(self.exhausted(size)),
-        }
+        placed.ok_or_else(|| self.exhausted(size))
     }
 
     /// The address and the id of a node's block, which is counted. `None`, and the node is free again, if there are
     /// more nodes than ids can name.
     #[inline]
-    fn name_large(&self, state: &mut ArenaState, arena: u32, node: u32, size: u64) -> Option<(NonZeroU64, u64)> {
+    fn name_large(&self, state: &mut ArenaState, arena: u32, node: u32, size: u64) -> Option<Parts> {
         let (start, units, generation) = state.heap.node(node).map(|node| (node.start, node.units, node.generation))?;
         let address = NonZeroU64::new(state.addresses.of(start).get()).filter(|_| node < MAX_NODES);
         if address.is_none() {
@@ -438,12 +444,10 @@ impl<P: MemoryProvider> Inner<P> {
         if let Some(found) = all().find_map(|(index, arena)| Some((index, arena.lock().heap.allocate(ask)?))) {
             return Ok(Some(found));
         }
-        if self.driver.provider().is_capturing(stream)? {
-            return Ok(None);
-        }
+        let untouchable = self.untouchable_tags(stream);
         for (index, arena) in all() {
-            let Some((node, in_the_way)) = arena.lock().heap.allocate_busy(ask) else { continue };
-            if let Err((_, error)) = self.order_after_tags(in_the_way, stream) {
+            let Some((node, in_the_way)) = arena.lock().heap.allocate_busy(ask, untouchable) else { continue };
+            if let Err(error) = self.order_after_tags(in_the_way, stream) {
                 arena.lock().heap.give_up(node, in_the_way | 1 << ask.tag);
                 return Err(AllocError::Provider(error));
             }
@@ -522,7 +526,7 @@ impl<P: MemoryProvider> Inner<P> {
     }
 
     #[cold]
-    fn exhausted(&self, requested: u64) -> AllocError {
+    pub(crate) fn exhausted(&self, requested: u64) -> AllocError {
         self.out_of_memory(requested).into()
     }
 
@@ -559,9 +563,13 @@ struct Remedies {
     callbacks: u32,
 }
 
-#[inline]
-fn to_block(block: CachedBlock, class: usize, size: u64) -> Block {
+/// The address and the id of a block. Two numbers, one of them not zero, so that even an optional pair of them travels
+/// in registers; a whole block is put together where it is wanted.
+pub(crate) type Parts = (NonZeroU64, u64);
+
+#[inline(always)]
+fn small_parts(block: CachedBlock, class: usize, size: u64) -> Option<Parts> {
     let slack = (class_bytes(class) - size) as u32;
     let id = Name::Small { slot: block.slot(), generation: block.generation(), slack }.id();
-    Block::from_parts(Address::new(block.address), size, id)
+    Some((NonZeroU64::new(block.address)?, id.to_bits()))
 }

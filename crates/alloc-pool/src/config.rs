@@ -23,6 +23,9 @@ pub struct PoolConfig {
     /// How far physical memory may grow past the peak of bytes in use before free pages are moved instead, as a
     /// fraction of that peak. Default: 0.025. Environment: `ALLOC_POOL_GROWTH_SLACK`.
     pub growth_slack: f64,
+    /// How much further, as a fraction of the same peak, once the pool has moved more than twice the memory that it
+    /// holds: 0.02 for each time. Default: 0.025. Environment: `ALLOC_POOL_GROWTH_SLACK_MOVING`.
+    pub growth_slack_moving: f64,
     /// Physical memory is created in pieces of the peak of bytes in use divided by this, so that pieces grow with the
     /// pool. Default: 128. Environment: `ALLOC_POOL_PIECES_PER_PEAK`.
     pub pieces_per_peak: u32,
@@ -48,6 +51,7 @@ impl Default for PoolConfig {
             limit: None,
             release_threshold: None,
             growth_slack: 0.025,
+            growth_slack_moving: 0.025,
             pieces_per_peak: 128,
             max_piece: 64 << 20,
             address_space: None,
@@ -118,13 +122,15 @@ impl PoolConfig {
         config.thread_cache = bytes("ALLOC_POOL_THREAD_CACHE")?.unwrap_or(config.thread_cache);
         config.pieces_per_peak = number("ALLOC_POOL_PIECES_PER_PEAK")?.unwrap_or(config.pieces_per_peak);
         config.arenas = number("ALLOC_POOL_ARENAS")?.unwrap_or(config.arenas);
-        if let Some(value) = variable("ALLOC_POOL_GROWTH_SLACK") {
-            config.growth_slack = value.trim().parse().map_err(|_| ConfigError::Environment {
-                variable: "ALLOC_POOL_GROWTH_SLACK",
-                value: value.clone(),
-                expected: "fraction",
-            })?;
-        }
+        let fraction = |name: &'static str| match variable(name) {
+            None => Ok(None),
+            Some(value) => match value.trim().parse() {
+                Ok(fraction) => Ok(Some(fraction)),
+                Err(_) => Err(ConfigError::Environment { variable: name, value, expected: "fraction" }),
+            },
+        };
+        config.growth_slack = fraction("ALLOC_POOL_GROWTH_SLACK")?.unwrap_or(config.growth_slack);
+        config.growth_slack_moving = fraction("ALLOC_POOL_GROWTH_SLACK_MOVING")?.unwrap_or(config.growth_slack_moving);
         config.validate()?;
         Ok(config)
     }
@@ -137,8 +143,10 @@ impl PoolConfig {
         let check = |setting, value: f64, good, allowed| {
             if good { Ok(()) } else { Err(ConfigError::OutOfRange { setting, value, allowed }) }
         };
-        let slack = self.growth_slack;
-        check("growth_slack", slack, (0.0..=16.0).contains(&slack), "0 to 16")?;
+        for (setting, slack) in [("growth_slack", self.growth_slack), ("growth_slack_moving", self.growth_slack_moving)]
+        {
+            check(setting, slack, (0.0..=16.0).contains(&slack), "0 to 16")?;
+        }
         let pieces = self.pieces_per_peak;
         check("pieces_per_peak", f64::from(pieces), pieces >= 1, "1 or more")?;
         let arenas = self.arenas;

@@ -1,7 +1,7 @@
 //! A pooling, stream-ordered allocator over any [`MemoryProvider`](alloc_core::MemoryProvider).
 //!
-//! Three layers, from hot to cold: *thread caches* of small blocks, *arenas* (one for each stream, more for a busy
-//! one) that place blocks by best fit, and *pages* that move to where they are needed before new ones are created.
+//! Three layers, from hot to cold: *thread caches* of small blocks, *arenas* (one, and more where threads meet)
+//! that place the blocks of all streams by best fit, and *pages* that move to where they are needed before new ones are created.
 //! `docs/architecture.md` follows a block through them.
 
 mod allocate;

@@ -98,7 +98,7 @@ impl<P: MemoryProvider> Inner<P> {
         let mut list = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
         list.bytes.add(bytes);
         list.entries.push(Entry { parked, bytes, waits });
-        let crowded = list.entries.len() % LOOK_THROUGH_EVERY == 0;
+        let crowded = list.entries.len().is_multiple_of(LOOK_THROUGH_EVERY);
         drop(list);
         if crowded {
             self.poll_parked();

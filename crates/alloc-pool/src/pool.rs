@@ -168,7 +168,10 @@ impl From<PoolError> for AllocError {
     }
 }
 
-impl<P: MemoryProvider> DeviceAllocator for Pool<P> {
+// SAFETY: the provider, itself under such promises, vouches for the memory. The page layer keeps each block mapped until it
+// is released, the heaps give each byte to one block at a time, and what returns from a release goes to another stream
+// only once the events of all streams that used it are complete or waited for.
+unsafe impl<P: MemoryProvider> DeviceAllocator for Pool<P> {
     fn device(&self) -> Device {
         self.inner.device
     }
@@ -176,13 +179,17 @@ impl<P: MemoryProvider> DeviceAllocator for Pool<P> {
     // Inlined so that a hit returns the block in registers: through memory it costs a stalled load.
     #[inline(always)]
     fn allocate(&self, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
-        if let Some(block) = self.inner.allocate_cached(layout, stream) {
-            return Ok(block);
-        }
-        if let Some((address, id)) = self.inner.allocate_quickly(layout, stream) {
-            return Ok(Block::from_parts(Address::new(address.get()), layout.size(), BlockId::from_bits(id)));
-        }
-        Inner::allocate(&self.inner, layout, stream)
+        let (address, id) = match self.inner.allocate_cached(layout, stream) {
+            Some(parts) => parts,
+            None => {
+                let mut error = None;
+                match Inner::allocate(&self.inner, layout, stream, &mut error) {
+                    Some(parts) => parts,
+                    None => return Err(error.unwrap_or_else(|| self.inner.exhausted(layout.size()))),
+                }
+            }
+        };
+        Ok(Block::from_parts(Address::new(address.get()), layout.size(), BlockId::from_bits(id)))
     }
 
     #[inline(always)]

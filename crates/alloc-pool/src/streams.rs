@@ -271,6 +271,16 @@ impl<P: MemoryProvider> Inner<P> {
         self.may_ask_in(&self.lock_tags())
     }
 
+    /// The streams that `stream` can't be made to wait for: those being captured, and all if it is captured itself.
+    pub(crate) fn untouchable_tags(&self, stream: Stream) -> TagSet {
+        let is_captured = |stream| self.driver.provider().is_capturing(stream).unwrap_or(true);
+        if is_captured(stream) {
+            return TagSet::MAX;
+        }
+        let tags = self.lock_tags();
+        tags.tags.iter().filter(|(stream, _)| is_captured(**stream)).fold(0, |set, (_, tag)| set | 1 << tag)
+    }
+
     fn may_ask_in(&self, tags: &Tags<P::Event>) -> bool {
         !tags.tags.keys().any(|&stream| self.driver.provider().is_capturing(stream).unwrap_or(false))
     }
@@ -378,7 +388,7 @@ impl<P: MemoryProvider> Inner<P> {
     }
 
     /// Makes `after` wait for all work submitted to the streams of these tags so far, as far as that is not complete.
-    pub(crate) fn order_after_tags(&self, before: TagSet, after: Stream) -> Result<(), (Tag, ProviderError)> {
+    pub(crate) fn order_after_tags(&self, before: TagSet, after: Stream) -> Result<(), ProviderError> {
         let mut rest = before;
         if rest == 0 {
             return Ok(());
@@ -388,7 +398,7 @@ impl<P: MemoryProvider> Inner<P> {
         while rest != 0 {
             let tag = rest.trailing_zeros() as Tag;
             for stream in tags.streams_of(tag).to_vec() {
-                self.order_after_in(&mut tags, stream, after, may_ask).map_err(|error| (tag, error))?;
+                self.order_after_in(&mut tags, stream, after, may_ask)?;
             }
             rest &= rest - 1;
         }

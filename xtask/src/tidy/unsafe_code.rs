@@ -1,5 +1,6 @@
 //! Where `unsafe` may stand: in the files and folders that `xtask/unsafe-allowed.txt` lists, each with its reason, and
-//! in tests. An unsafe function's signature is free, as it does nothing by itself; what its body does is not.
+//! in tests. The signature of an unsafe function and the declaration of an unsafe trait are free, as they do nothing by
+//! themselves; what a body does is not, nor is the implementation of such a trait.
 
 use std::collections::BTreeMap;
 
@@ -40,7 +41,7 @@ pub(super) fn check(files: &[SourceFile]) -> Vec<Problem> {
     problems
 }
 
-/// The first line with `unsafe` that is more than the signature of a function.
+/// The first line with `unsafe` that is more than a signature.
 fn first_unsafe_act(code: &str) -> Option<usize> {
     let words: Vec<(usize, &str)> = code
         .lines()
@@ -51,7 +52,7 @@ fn first_unsafe_act(code: &str) -> Option<usize> {
     let is_unsafe = |word: &str| word.trim_end_matches(['{', '(']) == "unsafe" || word.ends_with("(unsafe");
     words.iter().enumerate().find_map(|(at, (line, word))| {
         let is_signature =
-            *word == "unsafe" && words.get(at + 1).is_some_and(|(_, next)| matches!(*next, "fn" | "extern"));
+            *word == "unsafe" && words.get(at + 1).is_some_and(|(_, next)| matches!(*next, "fn" | "extern" | "trait"));
         (is_unsafe(word) && !is_signature).then_some(*line)
     })
 }
@@ -120,9 +121,13 @@ mod tests {
     #[test]
     fn a_signature_does_nothing() {
         let acts = |code: &str| first_unsafe_act(&lexer::code_only(code));
-        for free in
-            ["unsafe fn f() {}", "pub unsafe fn f();", "type F = unsafe extern \"C\" fn();", "#![deny(unsafe_code)]"]
-        {
+        for free in [
+            "unsafe fn f() {}",
+            "pub unsafe fn f();",
+            "pub unsafe trait T {}",
+            "type F = unsafe extern \"C\" fn();",
+            "#![deny(unsafe_code)]",
+        ] {
             assert_eq!(acts(free), None, "{free}");
         }
         for act in [

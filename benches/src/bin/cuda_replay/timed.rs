@@ -31,7 +31,8 @@ impl Timed {
     }
 }
 
-impl MemoryProvider for Timed {
+// SAFETY: all is answered by the provider within.
+unsafe impl MemoryProvider for Timed {
     type Physical = Physical;
     type Event = Event;
 

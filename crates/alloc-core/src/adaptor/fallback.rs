@@ -108,7 +108,9 @@ impl<P, S> Fallback<P, S> {
     }
 }
 
-impl<P: DeviceAllocator, S: DeviceAllocator> DeviceAllocator for Fallback<P, S> {
+// SAFETY: blocks come from one of two allocators of one device, which keep the promises, also towards each other, and are
+// handed on as they are. The transfer of either serves, as it does for all memory of its device.
+unsafe impl<P: DeviceAllocator, S: DeviceAllocator> DeviceAllocator for Fallback<P, S> {
     fn device(&self) -> Device {
         self.primary.device()
     }
@@ -249,6 +251,6 @@ mod tests {
     #[test]
     fn different_devices_do_not_stand_in_for_each_other() {
         let error = Fallback::new(part(4096, 1024), SimulatedAllocator::new(Device::cuda(0), 1024)).unwrap_err();
-        assert_eq!(error, FallbackError { primary: Device::CPU, secondary: Device::cuda(0) });
+        assert_eq!(error, FallbackError { primary: Device::CPU.simulated(), secondary: Device::cuda(0).simulated() });
     }
 }

@@ -180,7 +180,8 @@ impl<A: DeviceAllocator> FaultInjection<A> {
     }
 }
 
-impl<A: DeviceAllocator> DeviceAllocator for FaultInjection<A> {
+// SAFETY: blocks come from the inner allocator, which keeps the promises, and are handed on as they are.
+unsafe impl<A: DeviceAllocator> DeviceAllocator for FaultInjection<A> {
     fn allocate(&self, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
         match self.next(layout.size()) {
             None => self.inner.allocate(layout, stream),
@@ -239,10 +240,10 @@ mod tests {
         let Err(AllocError::OutOfMemory(figures)) = allocator.allocate(layout, Stream::DEFAULT) else {
             panic!("not out of memory")
         };
-        assert_eq!((figures.device, figures.requested, figures.reserved), (Device::cuda(1), 1000, 4096));
+        assert_eq!((figures.device, figures.requested, figures.reserved), (Device::cuda(1).simulated(), 1000, 4096));
 
         let error = ProviderError {
-            device: Device::cuda(1),
+            device: Device::cuda(1).simulated(),
             call: "cuMemCreate",
             code: 999,
             name: "CUDA_ERROR_UNKNOWN".into(),

@@ -23,7 +23,7 @@ use crate::{AllocError, Block, DeviceAllocator, Layout, ReleaseError, Stream, St
 /// let refused = allocator.allocate(Layout::bytes(401)?, Stream::DEFAULT);
 /// assert_eq!(
 ///     refused,
-///     Err(AllocError::LimitReached { device: Device::CPU, requested: 401, in_use: 600, limit: 1000 })
+///     Err(AllocError::LimitReached { device: Device::CPU.simulated(), requested: 401, in_use: 600, limit: 1000 })
 /// );
 /// allocator.set_limit(1001);
 /// assert!(allocator.allocate(Layout::bytes(401)?, Stream::DEFAULT).is_ok());
@@ -104,7 +104,8 @@ impl Drop for Reserved<'_> {
     }
 }
 
-impl<A: DeviceAllocator> DeviceAllocator for Limited<A> {
+// SAFETY: blocks come from the inner allocator, which keeps the promises, and are handed on as they are.
+unsafe impl<A: DeviceAllocator> DeviceAllocator for Limited<A> {
     fn allocate(&self, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
         let requested = layout.size();
         let reserved = self.reserve(requested).map_err(|(in_use, limit)| AllocError::LimitReached {
@@ -157,7 +158,8 @@ mod tests {
     fn the_limit_itself_fits_and_one_byte_more_is_refused() {
         let allocator = limited(1 << 20);
         let block = allocator.allocate(bytes(LIMIT), Stream::DEFAULT).unwrap();
-        let refused = AllocError::LimitReached { device: Device::CPU, requested: 1, in_use: LIMIT, limit: LIMIT };
+        let refused =
+            AllocError::LimitReached { device: Device::CPU.simulated(), requested: 1, in_use: LIMIT, limit: LIMIT };
         assert_eq!(allocator.allocate(bytes(1), Stream::DEFAULT), Err(refused.clone()));
         assert!(refused.is_out_of_memory());
         assert!(allocator.allocate(bytes(0), Stream::DEFAULT).is_ok());

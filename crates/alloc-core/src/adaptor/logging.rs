@@ -100,7 +100,8 @@ impl<A> Logging<A, File> {
     }
 }
 
-impl<A: DeviceAllocator, W: Write + Send> DeviceAllocator for Logging<A, W> {
+// SAFETY: blocks come from the inner allocator, which keeps the promises, and are handed on as they are.
+unsafe impl<A: DeviceAllocator, W: Write + Send> DeviceAllocator for Logging<A, W> {
     fn allocate(&self, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
         let result = self.inner.allocate(layout, stream);
         match &result {

@@ -125,7 +125,8 @@ impl<A: DeviceAllocator, F: OnFailure> RetryOnFailure<A, F> {
     }
 }
 
-impl<A: DeviceAllocator, F: OnFailure> DeviceAllocator for RetryOnFailure<A, F> {
+// SAFETY: blocks come from the inner allocator, which keeps the promises, and are handed on as they are.
+unsafe impl<A: DeviceAllocator, F: OnFailure> DeviceAllocator for RetryOnFailure<A, F> {
     fn allocate(&self, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
         match self.inner.allocate(layout, stream) {
             Err(error) if error.is_out_of_memory() => self.retry(error, layout, stream),

@@ -82,7 +82,7 @@ fn a_retry_around_a_limit_serves_from_a_cache() {
 fn adaptors_hand_the_rest_through() {
     let device = Arc::new(SimulatedAllocator::new(Device::cuda(2), 1 << 20));
     let allocator = FaultInjection::new(Logging::new(Arc::clone(&device), std::io::sink()), Faults::none());
-    assert_eq!(allocator.device(), Device::cuda(2));
+    assert_eq!(allocator.device(), Device::cuda(2).simulated());
     assert_eq!(allocator.trim(0), 0);
     allocator.retire_stream(Stream::from_raw(1));
     allocator.transfer().synchronize(Stream::DEFAULT).unwrap();

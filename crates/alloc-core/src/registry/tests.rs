@@ -2,13 +2,43 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::{Layout, LayoutError, SimulatedAllocator, Stream};
+use crate::{Block, Layout, LayoutError, ReleaseError, SimulatedAllocator, Statistics, Stream, StreamSet, Transfer};
 
 const THREADS: usize = 16;
 const OWN_KIND: DeviceKind = DeviceKind::new(500, false);
 
 fn simulated(device: Device) -> Box<dyn DeviceAllocator> {
-    Box::new(SimulatedAllocator::new(device, 1 << 20))
+    Box::new(Posing { device, inner: SimulatedAllocator::new(device, 1 << 20) })
+}
+
+/// A simulated allocator that says it is one of a real device.
+#[derive(Debug)]
+struct Posing {
+    device: Device,
+    inner: SimulatedAllocator,
+}
+
+// SAFETY: it has no memory behind its blocks, and these tests don't follow their addresses.
+unsafe impl DeviceAllocator for Posing {
+    fn device(&self) -> Device {
+        self.device
+    }
+    fn allocate(&self, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
+        self.inner.allocate(layout, stream)
+    }
+    unsafe fn release(&self, block: Block, stream: Stream, uses: &StreamSet) -> Result<(), ReleaseError> {
+        // SAFETY: the caller's promises are those that the inner allocator asks for.
+        unsafe { self.inner.release(block, stream, uses) }
+    }
+    fn statistics(&self) -> Statistics {
+        self.inner.statistics()
+    }
+    fn trim(&self, keep: u64) -> u64 {
+        self.inner.trim(keep)
+    }
+    fn transfer(&self) -> &dyn Transfer {
+        self.inner.transfer()
+    }
 }
 
 fn address(allocator: &'static dyn DeviceAllocator) -> usize {
@@ -151,6 +181,7 @@ fn devices_are_kept_apart_and_listed_in_order() {
         Device::new(OWN_KIND, 0),
         Device::cuda(40_000),
         lookalike,
+        Device::CPU.simulated(),
     ];
     for (made, device) in devices.into_iter().enumerate() {
         assert!(registry.get(device).is_none(), "{device:?}");

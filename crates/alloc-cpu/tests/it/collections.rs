@@ -1,9 +1,13 @@
 //! Vectors and boxes live in an allocator's memory and give all of it back.
 
 use std::alloc::Layout as PlainLayout;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
-use alloc_core::{Device, DeviceAllocator, SimulatedAllocator, Stream};
+use alloc_core::{
+    AllocError, Block, Device, DeviceAllocator, Layout, Place, ProviderError, ProviderErrorKind, ReleaseError,
+    SimulatedAllocator, Statistics, Stream, StreamSet, Transfer, TransferError,
+};
 use alloc_cpu::{HostAlloc, NotHostAccessible, SystemAllocator};
 use allocator_api2::alloc::Allocator;
 use allocator_api2::{boxed::Box, vec::Vec};
@@ -120,9 +124,78 @@ fn collections_keep_a_private_allocator_alive() {
 
 #[test]
 fn memory_out_of_reach_is_refused() {
-    let device = Device::cuda(0);
-    let simulated = SimulatedAllocator::new(device, 1 << 20);
+    let simulated = SimulatedAllocator::new(Device::CPU, 1 << 20);
+    let device = simulated.device();
     let error = HostAlloc::borrowed(&simulated).unwrap_err();
     assert_eq!(error, NotHostAccessible { device });
     assert_eq!(HostAlloc::new(Arc::new(simulated)).unwrap_err(), error);
+}
+
+/// The system's heap, with a note of the streams that were waited for.
+#[derive(Debug, Default)]
+struct Waiting {
+    heap: SystemAllocator,
+    waited: Mutex<Vec<Stream>>,
+    fails: AtomicBool,
+}
+
+// SAFETY: blocks are those of the system's allocator.
+unsafe impl DeviceAllocator for Waiting {
+    fn device(&self) -> Device {
+        self.heap.device()
+    }
+    fn allocate(&self, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
+        self.heap.allocate(layout, stream)
+    }
+    unsafe fn release(&self, block: Block, stream: Stream, uses: &StreamSet) -> Result<(), ReleaseError> {
+        // SAFETY: the caller's promises are those that the inner allocator asks for.
+        unsafe { self.heap.release(block, stream, uses) }
+    }
+    fn statistics(&self) -> Statistics {
+        self.heap.statistics()
+    }
+    fn trim(&self, keep: u64) -> u64 {
+        self.heap.trim(keep)
+    }
+    fn transfer(&self) -> &dyn Transfer {
+        self
+    }
+}
+
+// SAFETY: copies and fills are those of the system's allocator, done when they return.
+unsafe impl Transfer for Waiting {
+    fn can_copy(&self, from: Device, to: Device) -> bool {
+        self.heap.transfer().can_copy(from, to)
+    }
+    unsafe fn copy(&self, from: Place, to: Place, bytes: u64, stream: Stream) -> Result<(), TransferError> {
+        // SAFETY: the caller's promises are those that the inner transfer asks for.
+        unsafe { self.heap.transfer().copy(from, to, bytes, stream) }
+    }
+    unsafe fn fill(&self, to: Place, bytes: u64, value: u8, stream: Stream) -> Result<(), TransferError> {
+        // SAFETY: as above.
+        unsafe { self.heap.transfer().fill(to, bytes, value, stream) }
+    }
+    fn synchronize(&self, stream: Stream) -> Result<(), TransferError> {
+        self.waited.lock().unwrap().push(stream);
+        if self.fails.load(Ordering::Relaxed) {
+            let (device, kind) = (self.device(), ProviderErrorKind::Poisoned);
+            return Err(ProviderError { device, call: "synchronize", code: 1, name: "INJECTED".into(), kind }.into());
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn new_memory_is_used_only_when_its_stream_was_waited_for() {
+    let allocator = Waiting::default();
+    let stream = Stream::from_raw(5);
+    let host = HostAlloc::borrowed(&allocator).unwrap().on_stream(stream);
+    let number = Box::new_in(7, host.clone());
+    assert_eq!((*number, allocator.waited.lock().unwrap().as_slice()), (7, [stream].as_slice()));
+
+    allocator.fails.store(true, Ordering::Relaxed);
+    assert!(Box::try_new_in(8, host).is_err());
+    assert_eq!(allocator.statistics().in_use.count, 2);
+    drop(number);
+    assert_eq!(used(&allocator.heap), (0, 0), "the block that could not be waited for went back");
 }

@@ -142,7 +142,9 @@ fn unsupported(context: &Context, call: &'static str, name: &'static str) -> Pro
     }
 }
 
-impl MemoryProvider for DeviceProvider {
+// SAFETY: ranges, memory and mappings are the driver's, given out once and readable and writable by the device; a segment
+// starts at a multiple of the granularity; events are the driver's, recorded behind the work of the stream.
+unsafe impl MemoryProvider for DeviceProvider {
     type Physical = Physical;
     type Event = Event;
 

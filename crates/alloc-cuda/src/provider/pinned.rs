@@ -109,7 +109,9 @@ fn host_memory() -> DeviceMemory {
     DeviceMemory { free: figure("MemAvailable:").unwrap_or(0), total: figure("MemTotal:").unwrap_or(0) }
 }
 
-impl MemoryProvider for PinnedProvider {
+// SAFETY: a segment is page-locked memory of the process that nobody else has, found by any device and the processor at one
+// address until it is released; events are the driver's, recorded behind the work of the stream.
+unsafe impl MemoryProvider for PinnedProvider {
     type Physical = PinnedMemory;
     type Event = Event;
 

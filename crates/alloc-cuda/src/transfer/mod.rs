@@ -73,7 +73,11 @@ fn is_ours(device: Device) -> bool {
     matches!(device.kind(), DeviceKind::CUDA | DeviceKind::CUDA_PINNED)
 }
 
-impl Transfer for CudaTransfer {
+// SAFETY: copies and fills of memory that the driver knows are submitted to the stream, pageable memory goes through chunks
+// that are waited for, and the host touches memory itself only behind the stream's work. Waiting and ordering are the
+// driver's. Memory of simulated devices is none that it knows. Handles above those of the default streams mean the same
+// to every device; a default stream is shared on its own device only.
+unsafe impl Transfer for CudaTransfer {
     fn can_copy(&self, from: Device, to: Device) -> bool {
         let known =
             |device: Device| device == Device::CPU || is_ours(device) && Context::open(device.ordinal()).is_ok();

@@ -23,6 +23,7 @@ impl<P: MemoryProvider> Inner<P> {
         if pages.reserved.current <= keep {
             return 0;
         }
+        pages.untouchable = 0;
         let complete = self.complete_free(pages, patience);
         let mut given = 0;
         for handle in self.detach_free(pages, keep, complete) {
@@ -85,7 +86,6 @@ impl<P: MemoryProvider> Inner<P> {
             let Some(owner) = self.arena(arena) else { continue };
             let mut state = owner.lock();
             pages.search += 1;
-            pages.capturing = false;
             pages.scratch.found.clear();
             pages.find_free(&state, arena, SHARED_TAG);
             let mut found = std::mem::take(&mut pages.scratch.found);
@@ -142,7 +142,8 @@ impl<P: MemoryProvider> Inner<P> {
     pub(crate) fn close(&self, pages: &mut Pages<P::Physical>) {
         let everyone = (0..pages.arena_count()).filter_map(|arena| self.arena(arena));
         let seen = everyone.fold(0, |seen, arena| seen | arena.lock().heap.seen());
-        let (unknown, error) = self.wait_for_each(pages.handles.iter().fold(seen, |users, handle| users | handle.users));
+        let (unknown, error) =
+            self.wait_for_each(pages.handles.iter().fold(seen, |users, handle| users | handle.users));
         for parked in self.wait_for_lost() {
             self.leak_behind(pages, parked);
         }

@@ -7,6 +7,7 @@
 mod give_back;
 mod plan;
 mod serve;
+mod supply;
 
 use alloc_core::{AddressRange, Gauge};
 
@@ -95,11 +96,12 @@ pub(crate) struct Pages<T> {
     peak_units: u64,
     /// The streams that the request at hand has to be ordered after.
     in_the_way: TagSet,
-    /// The request's stream is being captured.
-    capturing: bool,
+    /// The streams that the request at hand can't be ordered after.
+    untouchable: TagSet,
     search: u64,
     pub(crate) misses: u64,
     pub(crate) moves: u64,
+    moved_granules: u64,
     pub(crate) leaked: u64,
     /// What listeners are to be told once the lock is released.
     pub(crate) notes: Vec<Note>,
@@ -110,9 +112,9 @@ pub(crate) struct Pages<T> {
 #[derive(Debug, Default)]
 struct Scratch {
     found: Vec<u32>,
-    costs: Vec<u32>,
+    costs: Vec<u64>,
     holes: Vec<u32>,
-    steps: Vec<serve::Step>,
+    steps: Vec<supply::Step>,
     attached: Vec<u32>,
 }
 
@@ -127,10 +129,11 @@ impl<T> Pages<T> {
             reserved: Gauge::default(),
             peak_units: 0,
             in_the_way: 0,
-            capturing: false,
+            untouchable: 0,
             search: 0,
             misses: 0,
             moves: 0,
+            moved_granules: 0,
             leaked: 0,
             notes: Vec::with_capacity(16),
             scratch: Scratch::default(),
@@ -157,7 +160,7 @@ impl<T> Pages<T> {
     /// Whether more of the arena's addresses have stale views than the pool has memory.
     fn has_debris(&self, arena: u32) -> bool {
         let Some(arena) = self.arenas.get(arena as usize).filter(|arena| arena.range.is_some()) else { return false };
-        u64::from(arena.viewed) * self.granule_bytes() > 2 * self.reserved.current
+        u64::from(arena.viewed) * self.granule_bytes() > 4 * self.reserved.current
     }
 
     fn is_active(&self, arena: u32, granule: u32) -> bool {

@@ -7,21 +7,21 @@ use super::{NONE, Pages, Place};
 use crate::placement::heap::{Ask, Heap, Kind, NIL, Tag};
 
 /// What a granule costs that is not active, in tenths of one mapping.
-const STALE_FREE: u32 = 1;
-const STALE_FREE_ELSEWHERE_BUSY: u32 = 4;
-const UNMAPPED: u32 = 10;
-pub(super) const STALE_TAKEN: u32 = 14;
+const STALE_FREE: u64 = 1;
+const STALE_FREE_ELSEWHERE_BUSY: u64 = 4;
+const UNMAPPED: u64 = 10;
+pub(super) const STALE_TAKEN: u64 = 14;
 /// The same where such views have become many: their addresses are used rather than fresh ones.
-pub(super) const STALE_TAKEN_AMONG_MANY: u32 = 8;
+pub(super) const STALE_TAKEN_AMONG_MANY: u64 = 8;
 /// A stale view that can't be unmapped before its stream has caught up.
-pub(super) const STALE_TAKEN_IN_FLIGHT: u32 = 1000;
+pub(super) const STALE_TAKEN_IN_FLIGHT: u64 = 1000;
 /// Active memory that another stream's work in flight uses, if physical memory may grow instead, and if not.
-pub(super) const BUSY_BUT_MAY_GROW: u32 = 12;
-pub(super) const BUSY: u32 = 2;
-/// The same if the request is under capture, where nothing outside of the graph can be waited for.
-pub(super) const BUSY_UNDER_CAPTURE: u32 = 100_000;
+pub(super) const BUSY_BUT_MAY_GROW: u64 = 12;
+pub(super) const BUSY: u64 = 2;
+/// What can't be had at any price: leaked memory, and such as a stream under capture uses.
+const FORBIDDEN: u64 = 1 << 40;
 /// A gap too small for any piece of memory that could be moved into it: a new one would have to be created.
-const GAP_TOO_SMALL: u32 = 40;
+const GAP_TOO_SMALL: u64 = 40;
 
 /// What the search found out about the supply of pages.
 #[derive(Clone, Copy, Debug)]
@@ -29,9 +29,9 @@ pub(super) struct Supply {
     /// Granules of the smallest handle that is free to be moved, or that may be created within the budget.
     pub(super) smallest_piece: u32,
     /// What it costs for each granule to wait for another stream.
-    pub(super) wait: u32,
+    pub(super) wait: u64,
     /// What it costs to unmap a stale view whose handle is taken.
-    pub(super) stale_taken: u32,
+    pub(super) stale_taken: u64,
 }
 
 /// Where a request goes.
@@ -104,7 +104,7 @@ impl<T> Pages<T> {
         let mut sums = std::mem::take(&mut self.scratch.costs);
         self.granule_costs(arena, ask.tag, low as u32, high as u32, supply, &mut sums);
         self.add_waits(heap, gap, ask, supply, low, &mut sums);
-        let mut sum = 0u32;
+        let mut sum = 0u64;
         for cost in &mut sums {
             sum = sum.saturating_add(std::mem::replace(cost, sum));
         }
@@ -116,8 +116,8 @@ impl<T> Pages<T> {
                 return;
             }
             let (from, to) = ((start / granule - low) as usize, (end.div_ceil(granule) - low) as usize);
-            let cost = u64::from(sums[to] - sums[from]);
-            if best.is_none_or(|(least, _)| cost < least) {
+            let cost = sums[to] - sums[from];
+            if cost < FORBIDDEN && best.is_none_or(|(least, _)| cost < least) {
                 best = Some((cost, start));
             }
         };
@@ -125,7 +125,8 @@ impl<T> Pages<T> {
             consider(heap.aligned((index * granule).max(gap.start), align));
             if let Some(latest) = ((index + 1) * granule).min(gap.end).checked_sub(units) {
                 let start = heap.aligned(latest, align);
-                consider(if start == latest { start } else { start.saturating_sub(align) });
+                let start = if start == latest { Some(start) } else { start.checked_sub(align) };
+                start.into_iter().for_each(&mut consider);
             }
         }
         self.scratch.costs = sums;
@@ -133,7 +134,7 @@ impl<T> Pages<T> {
     }
 
     /// What each granule from `low` on costs.
-    fn granule_costs(&self, arena: u32, tag: Tag, low: u32, high: u32, supply: Supply, costs: &mut Vec<u32>) {
+    fn granule_costs(&self, arena: u32, tag: Tag, low: u32, high: u32, supply: Supply, costs: &mut Vec<u64>) {
         costs.clear();
         let views = &self.arenas[arena as usize];
         let mut granule = low;
@@ -156,6 +157,7 @@ impl<T> Pages<T> {
             let here = Place { arena, granule: granule - view.offset };
             costs.push(match handle.active {
                 Some(place) if place == here => 0,
+                _ if handle.leaked => FORBIDDEN,
                 None if self.is_out_of_reach(view.handle, tag) => supply.stale_taken,
                 None => STALE_FREE,
                 Some(_) if handle.found.search != self.search => supply.stale_taken,
@@ -167,15 +169,17 @@ impl<T> Pages<T> {
     }
 
     /// Adds what it costs to wait for the streams that still use free memory in the gap.
-    fn add_waits(&self, heap: &Heap, gap: &Gap, ask: Ask, supply: Supply, low: u64, costs: &mut [u32]) {
+    fn add_waits(&self, heap: &Heap, gap: &Gap, ask: Ask, supply: Supply, low: u64, costs: &mut [u64]) {
         let granule = u64::from(self.granule_units);
         let mut index = gap.first;
         while let Some(node) = heap.node(index).filter(|node| node.kind != Kind::Used) {
-            if node.kind == Kind::Free && heap.in_the_way(node, ask.tag) != 0 {
+            let in_the_way = if node.kind == Kind::Free { heap.in_the_way(node, ask.tag) } else { 0 };
+            if in_the_way != 0 {
+                let wait = if in_the_way & self.untouchable == 0 { supply.wait } else { FORBIDDEN };
                 let (from, to) = (u64::from(node.start) / granule - low, node.end().div_ceil(granule) - low);
                 let end = (to as usize).min(costs.len());
                 if let Some(costs) = costs.get_mut(from as usize..end) {
-                    costs.iter_mut().for_each(|cost| *cost += supply.wait);
+                    costs.iter_mut().for_each(|cost| *cost += wait);
                 }
             }
             index = node.next;

@@ -1,10 +1,11 @@
 //! The miss: free pages are moved to where they are needed, and created only when there are none to move.
 
-use alloc_core::{Address, MemoryProvider, ProviderError, ProviderErrorKind, Stream};
+use alloc_core::{MemoryProvider, ProviderError, ProviderErrorKind, Stream};
 
 use super::plan::{self, ANYWHERE, Placement, Supply};
-use super::{Found, NONE, Pages, Place};
-use crate::arena::{self, Addresses, Arena, ArenaState, is_for_slabs};
+use super::supply::{Locked, Step};
+use super::{NONE, Pages, Place};
+use crate::arena::{Addresses, Arena, is_for_slabs};
 use crate::notes::Note;
 use crate::placement::heap::{Ask, Kind, Tag, TagSet, own_set};
 use crate::placement::units::UNIT_SHIFT;
@@ -29,36 +30,11 @@ impl From<ProviderError> for Failure {
     }
 }
 
-/// A change that is noted in the books and has to be made by the backend.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Step {
-    Unmap { handle: u32, place: Place },
-    Map { handle: u32, place: Place },
-    Create { granules: u32, place: Place },
-}
-
-/// The locks of all arenas, held while a miss is planned. Only a miss holds more than one, and there is one miss at a
-/// time, so they can't deadlock.
-struct Locked<'a> {
-    own_index: u32,
-    own: arena::Locked<'a>,
-    others: Vec<(u32, arena::Locked<'a>)>,
-}
-
-impl<'a> Locked<'a> {
-    fn state(&mut self, arena: u32) -> Option<&mut ArenaState> {
-        if arena == self.own_index {
-            return Some(&mut *self.own);
-        }
-        self.others.iter_mut().find(|(index, _)| *index == arena).map(|(_, state)| &mut **state)
-    }
-}
-
 /// What is known about the streams when a miss is planned.
 #[derive(Debug)]
 struct Situation {
-    /// The request's stream is being captured: nothing may be waited for or asked.
-    capturing: bool,
+    /// The streams that can't be waited for, since they are being captured: all if the request's stream is.
+    untouchable: TagSet,
     /// There are more views in the arena that nobody uses than memory in the pool.
     debris: bool,
     /// The streams whose work is complete.
@@ -74,15 +50,12 @@ impl Situation {
         self.own_seen & !self.idle == 0
     }
 
-    fn cost_of_waiting(&self, may_grow: bool) -> u32 {
-        match (self.capturing, may_grow) {
-            (true, _) => plan::BUSY_UNDER_CAPTURE,
-            (false, true) => plan::BUSY_BUT_MAY_GROW,
-            (false, false) => plan::BUSY,
-        }
+    /// The request's stream is being captured.
+    fn capturing(&self) -> bool {
+        self.untouchable == TagSet::MAX
     }
 
-    fn cost_of_stale_views(&self) -> u32 {
+    fn cost_of_stale_views(&self) -> u64 {
         match (self.views_are_idle(), self.debris) {
             (false, _) => plan::STALE_TAKEN_IN_FLIGHT,
             (true, false) => plan::STALE_TAKEN,
@@ -90,6 +63,11 @@ impl Situation {
         }
     }
 }
+
+/// How many times all of its memory a pool moves before it may grow more than the usual slack, and by how much of the
+/// peak for each further time.
+const ROUNDS_BEFORE_MORE: f64 = 2.0;
+const MORE_PER_ROUND: f64 = 0.02;
 
 impl<P: MemoryProvider> Inner<P> {
     /// A used node of the arena for the request, with memory behind all of it that `stream` may use.
@@ -103,7 +81,7 @@ impl<P: MemoryProvider> Inner<P> {
         let Some(own) = self.arena(arena) else { return Err(Failure::AddressSpace) };
         let situation = self.survey(pages, own, arena, stream, ask.tag);
         let mut locked = Locked { own_index: arena, own: own.lock(), others: Vec::new() };
-        if !situation.capturing {
+        if !situation.capturing() {
             for index in (0..pages.arena_count()).filter(|&index| index != arena) {
                 locked.others.extend(self.arena(index).map(|other| (index, other.lock())));
             }
@@ -117,7 +95,7 @@ impl<P: MemoryProvider> Inner<P> {
         }
         pages.misses += 1;
         pages.search += 1;
-        pages.begin(situation.capturing);
+        pages.begin(situation.untouchable);
         pages.scratch.found.clear();
         pages.find_free(&locked.own, arena, ask.tag);
         let mut used = locked.own.heap.used_units();
@@ -126,8 +104,11 @@ impl<P: MemoryProvider> Inner<P> {
             used += state.heap.used_units();
         }
         pages.sort_found(arena);
+        let peak_before = pages.peak_units;
         pages.peak_units = pages.peak_units.max(used + u64::from(ask.units));
-        let decided = if pages.arenas[arena as usize].range.is_some() {
+        let decided = if let Some(node) = self.claim_busy(pages, &mut locked, ask) {
+            Ok(node)
+        } else if pages.arenas[arena as usize].range.is_some() {
             self.decide(pages, &mut locked, ask, &situation)
         } else {
             self.decide_segment(pages, &mut locked, ask)
@@ -139,12 +120,17 @@ impl<P: MemoryProvider> Inner<P> {
                 self.settle(pages, arena, node, ask.tag, true);
                 if let Err(failure) = done {
                     self.unclaim(pages, arena, node);
+                    pages.peak_units = peak_before;
                     return Err(failure);
                 }
                 Ok(node)
             }
-            Err((None, failure)) => Err(failure),
+            Err((None, failure)) => {
+                pages.peak_units = peak_before;
+                Err(failure)
+            }
             Err((Some(node), failure)) => {
+                pages.peak_units = peak_before;
                 pages.undo_steps(0);
                 self.settle(pages, arena, node, ask.tag, false);
                 self.unclaim(pages, arena, node);
@@ -156,7 +142,8 @@ impl<P: MemoryProvider> Inner<P> {
     /// Finds out which streams are idle, before the arenas are locked. The stamps are taken first: what is released
     /// meanwhile is not taken for complete.
     fn survey(&self, pages: &Pages<P::Physical>, own: &Arena, arena: u32, stream: Stream, tag: Tag) -> Situation {
-        let capturing = self.driver.provider().is_capturing(stream).unwrap_or(true);
+        let untouchable = self.untouchable_tags(stream);
+        let capturing = untouchable == TagSet::MAX;
         let state = own.lock();
         let (own_seen, own_stamp) = (state.heap.seen(), state.heap.now());
         drop(state);
@@ -176,7 +163,18 @@ impl<P: MemoryProvider> Inner<P> {
         let own_matters = if debris { own_set(tag) } else { 0 };
         let asked = if capturing { 0 } else { (seen & !own_set(tag)) | own_matters };
         let idle = self.idle_tags(asked);
-        Situation { capturing, debris, idle, own_seen, own_stamp, other_stamps }
+        Situation { untouchable, debris, idle, own_seen, own_stamp, other_stamps }
+    }
+
+    /// Memory that the stream has to wait for, if the pool would have to grow past its budget instead.
+    fn claim_busy(&self, pages: &mut Pages<P::Physical>, locked: &mut Locked<'_>, ask: Ask) -> Option<u32> {
+        let need = ask.units.div_ceil(pages.granule_units);
+        if self.growth_granules(pages) >= need || pages.granules_at_hand(ask.tag) >= need {
+            return None;
+        }
+        let (node, in_the_way) = locked.own.heap.allocate_busy(ask, pages.untouchable)?;
+        pages.in_the_way |= in_the_way;
+        Some(node)
     }
 
     /// Chooses the place and the pages, in the books only. On failure, the claimed node if there is one.
@@ -192,17 +190,13 @@ impl<P: MemoryProvider> Inner<P> {
         let piece = self.piece_granules(pages, locked);
         let supply = Supply {
             smallest_piece: pages.smallest_piece(growth),
-            wait: situation.cost_of_waiting(growth > 0),
+            wait: if growth > 0 { plan::BUSY_BUT_MAY_GROW } else { plan::BUSY },
             stale_taken: situation.cost_of_stale_views(),
         };
         let Placement { first, start } =
             pages.cheapest_placement(&locked.own.heap, arena, ask, supply).ok_or((None, Failure::AddressSpace))?;
         let (node, in_the_way) = locked.own.heap.claim(first, start, ask);
         pages.in_the_way |= in_the_way;
-        if situation.capturing && in_the_way != 0 {
-            // Nothing else was left, and a captured stream can't wait for work outside of its graph.
-            return Err((Some(node), Failure::Memory));
-        }
         let granule_units = u64::from(pages.granule_units);
         let end = (u64::from(start) + u64::from(ask.units)).div_ceil(granule_units) as u32;
         let first = start / pages.granule_units;
@@ -248,7 +242,7 @@ impl<P: MemoryProvider> Inner<P> {
             locked.own.heap.claim(first, start, ask).0
         };
         let growth = self.growth_granules(pages);
-        let roomy = pages.found_of_at_least(need);
+        let roomy = pages.found_of_at_least(need, ask.tag);
         if let Some(handle) = roomy.filter(|_| growth < need) {
             let stale = pages.handles[handle as usize].views.iter().find(|place| place.arena == arena).copied();
             let place = match stale {
@@ -274,10 +268,13 @@ impl<P: MemoryProvider> Inner<P> {
         Ok(claim(locked, place, pages.granule_units))
     }
 
-    /// How many granules may be created before free ones are moved instead.
+    /// How many granules may be created before free ones are moved instead. A pool that has moved several times the
+    /// memory it holds is spared more of that by a little more memory.
     fn growth_granules(&self, pages: &Pages<P::Physical>) -> u32 {
         let peak = (pages.peak_units << UNIT_SHIFT) as f64;
-        let budget = peak * (1.0 + self.config.growth_slack);
+        let moved = (pages.moved_granules * pages.granule_bytes()) as f64 / (pages.reserved.current.max(1)) as f64;
+        let more = (MORE_PER_ROUND * (moved - ROUNDS_BEFORE_MORE)).clamp(0.0, self.config.growth_slack_moving);
+        let budget = peak * (1.0 + self.config.growth_slack + more);
         let left = (budget as u64).saturating_sub(pages.reserved.current) / pages.granule_bytes();
         u32::try_from(left).unwrap_or(u32::MAX)
     }
@@ -296,10 +293,8 @@ impl<P: MemoryProvider> Inner<P> {
 
     /// Makes the planned calls to the backend. On failure, the steps not made are taken out of the books.
     fn carry_out(&self, pages: &mut Pages<P::Physical>, stream: Stream, situation: &Situation) -> Result<(), Failure> {
-        if let Err((tag, error)) = self.order_after_tags(pages.in_the_way, stream) {
-            // Whether work still touches these pages can't be known any more: nobody gets them again.
-            let bytes = pages.leak_pages_of(tag);
-            pages.notes.push(Note::Leaked { bytes, cause: error.clone() });
+        if let Err(error) = self.order_after_tags(pages.in_the_way, stream) {
+            // The pages remember who used them: they are had by whoever can be ordered after that.
             pages.undo_steps(0);
             pages.detach_attached();
             return Err(Failure::Provider(error));
@@ -315,7 +310,7 @@ impl<P: MemoryProvider> Inner<P> {
     fn make_all(&self, pages: &mut Pages<P::Physical>, situation: &Situation, made: &mut usize) -> Result<(), Failure> {
         let must_unmap = pages.scratch.steps.iter().any(|step| matches!(step, Step::Unmap { .. }));
         if must_unmap && !situation.views_are_idle() {
-            if situation.capturing {
+            if situation.untouchable != 0 {
                 return Err(Failure::AddressSpace);
             }
             self.wait_for_tags(situation.own_seen)?;
@@ -412,257 +407,5 @@ impl<P: MemoryProvider> Inner<P> {
                 state.heap.convert(ANYWHERE, from as u32, (to - from) as u32, Kind::Free, users);
             }
         }
-    }
-}
-
-impl<T> Pages<T> {
-    /// Notes all handles that lie wholly within free memory of the arena.
-    pub(super) fn find_free(&mut self, state: &ArenaState, arena: u32, tag: Tag) {
-        let granule_units = u64::from(self.granule_units);
-        let (search, capturing) = (self.search, self.capturing);
-        let (handles, found) = (&mut self.handles, &mut self.scratch.found);
-        let views = &self.arenas[arena as usize];
-        state.heap.for_each_free(self.granule_units, |index, node| {
-            let busy = state.heap.in_the_way(node, tag) != 0;
-            if busy && capturing {
-                return;
-            }
-            let first = u64::from(node.start).div_ceil(granule_units) as u32;
-            let end = (node.end() / granule_units) as u32;
-            let mut granule = first;
-            while granule < end {
-                let view = views.view(granule);
-                let Some(handle) = handles.get_mut(view.handle as usize) else {
-                    granule += 1;
-                    continue;
-                };
-                let start = granule - view.offset;
-                granule = start + handle.granules;
-                if start >= first && granule <= end {
-                    handle.found = Found { search, node: index, busy };
-                    found.push(view.handle);
-                }
-            }
-        });
-    }
-
-    /// Activates the stale views among the granules whose handles are free, and plans to unmap the others, so that
-    /// what is left is active or unmapped.
-    fn settle_stale_views(&mut self, locked: &mut Locked<'_>, tag: Tag, first: u32, end: u32) {
-        let arena = locked.own_index;
-        let mut granule = first;
-        while granule < end {
-            let view = self.arenas[arena as usize].view(granule);
-            if view.handle == NONE {
-                granule += 1;
-                continue;
-            }
-            let place = Place { arena, granule: granule - view.offset };
-            let handle = &self.handles[view.handle as usize];
-            granule = place.granule + handle.granules;
-            if handle.active == Some(place) {
-                continue;
-            }
-            if self.take(locked, tag, view.handle) {
-                self.activate(view.handle, place);
-            } else {
-                self.remove_view(view.handle, place);
-                self.scratch.steps.push(Step::Unmap { handle: view.handle, place });
-            }
-        }
-    }
-
-    /// Orders what was found: the arena's own first, then idle ones, the highest address first.
-    fn sort_found(&mut self, arena: u32) {
-        let handles = &self.handles;
-        self.scratch.found.sort_unstable_by_key(|&index| {
-            let handle = &handles[index as usize];
-            let place = handle.active.unwrap_or(Place { arena, granule: 0 });
-            (handle.found.busy, place.arena != arena, std::cmp::Reverse(place.granule))
-        });
-    }
-
-    /// Granules of the smallest piece at hand.
-    fn smallest_piece(&self, growth: u32) -> u32 {
-        if growth > 0 {
-            return 1;
-        }
-        let listed = self.scratch.found.iter().chain(&self.idle);
-        listed.map(|&handle| self.handles[handle as usize].granules).min().unwrap_or(1)
-    }
-
-    fn begin(&mut self, capturing: bool) {
-        self.capturing = capturing;
-        self.in_the_way = 0;
-        self.scratch.steps.clear();
-        self.scratch.attached.clear();
-    }
-
-    /// The smallest free handle of at least `granules`.
-    fn found_of_at_least(&self, granules: u32) -> Option<u32> {
-        let listed = self.idle.iter().chain(&self.scratch.found).copied();
-        listed
-            .filter(|&handle| self.handles[handle as usize].granules >= granules)
-            .min_by_key(|&handle| self.handles[handle as usize].granules)
-    }
-
-    /// How many unmapped granules follow from `place` on, up to `most`.
-    fn room_at(&self, place: Place, most: u32) -> u32 {
-        let views = &self.arenas[place.arena as usize];
-        let end = views.granules.min(place.granule.saturating_add(most));
-        (place.granule..end).take_while(|&granule| views.view(granule).handle == NONE).count() as u32
-    }
-
-    /// Whether a handle that is nowhere active has users whom a request under capture can't wait for.
-    pub(super) fn is_out_of_reach(&self, index: u32, tag: Tag) -> bool {
-        let handle = &self.handles[index as usize];
-        self.capturing && handle.active.is_none() && handle.users & !own_set(tag) != 0
-    }
-
-    /// Takes a handle from where it is, if it is free: its old addresses become a hole with a stale view.
-    fn take(&mut self, locked: &mut Locked<'_>, tag: Tag, index: u32) -> bool {
-        if self.is_out_of_reach(index, tag) {
-            return false;
-        }
-        let handle = &mut self.handles[index as usize];
-        if let Some(place) = handle.active {
-            if handle.found.search != self.search {
-                return false;
-            }
-            let start = place.granule * self.granule_units;
-            let units = handle.granules * self.granule_units;
-            let Some(state) = locked.state(place.arena) else { return false };
-            let node = state.heap.containing(handle.found.node, start);
-            let whole = |node: &&crate::placement::heap::Node| {
-                node.kind == Kind::Free && node.end() >= u64::from(start) + u64::from(units)
-            };
-            if state.heap.node(node).filter(whole).is_none() {
-                handle.found.search = 0;
-                return false;
-            }
-            let users = state.heap.node(node).map_or(0, |node| state.heap.unfinished(node));
-            state.heap.convert(node, start, units, Kind::Hole, 0);
-            handle.users = users;
-            handle.found.search = 0;
-            handle.active = None;
-        } else {
-            self.unlist_idle(index);
-        }
-        self.in_the_way |= self.handles[index as usize].users & !own_set(tag);
-        true
-    }
-
-    /// Takes the free handle that fits a run of `room` granules best: the largest within `need`, else the smallest
-    /// beyond. With `idle_only`, only handles that are nowhere active, which costs nobody anything.
-    fn take_best(&mut self, locked: &mut Locked<'_>, tag: Tag, need: u32, room: u32, idle_only: bool) -> Option<u32> {
-        loop {
-            let mut best: Option<(u32, (bool, bool, i64))> = None;
-            let listed = if idle_only { &self.idle } else { &self.scratch.found };
-            for &index in listed {
-                let handle = &self.handles[index as usize];
-                let usable = handle.active.is_none() || handle.found.search == self.search;
-                if handle.granules > room
-                    || !usable
-                    || (!idle_only && handle.active.is_none())
-                    || self.is_out_of_reach(index, tag)
-                {
-                    continue;
-                }
-                let over = handle.granules > need;
-                let rank = if over { i64::from(handle.granules) } else { -i64::from(handle.granules) };
-                let key = (handle.found.busy && !idle_only, over, rank);
-                if best.is_none_or(|(_, least)| key < least) {
-                    best = Some((index, key));
-                }
-            }
-            let (index, _) = best?;
-            if self.take(locked, tag, index) {
-                return Some(index);
-            }
-        }
-    }
-
-    /// Plans a mapping of a handle taken; returns its granules.
-    fn attach(&mut self, handle: u32, place: Place) -> u32 {
-        self.add_view(handle, place);
-        self.activate(handle, place);
-        self.scratch.steps.push(Step::Map { handle, place });
-        self.moves += 1;
-        let granules = self.handles[handle as usize].granules;
-        self.notes.push(Note::Moved { bytes: u64::from(granules) * self.granule_bytes() });
-        granules
-    }
-
-    fn activate(&mut self, handle: u32, place: Place) {
-        self.handles[handle as usize].active = Some(place);
-        self.scratch.attached.push(handle);
-    }
-
-    fn deactivate(&mut self, handle: u32) {
-        self.handles[handle as usize].active = None;
-        if !self.handles[handle as usize].leaked {
-            self.idle.push(handle);
-        }
-    }
-
-    /// Takes back the views that were activated for a request which failed before it could be ordered.
-    fn detach_attached(&mut self) {
-        for index in std::mem::take(&mut self.scratch.attached) {
-            if self.handles[index as usize].active.take().is_some() && !self.handles[index as usize].leaked {
-                self.idle.push(index);
-            }
-        }
-    }
-
-    /// Gives up the handles taken for this request that the stream used; returns their bytes.
-    fn leak_pages_of(&mut self, tag: Tag) -> u64 {
-        let mut granules = 0;
-        for &index in &self.scratch.attached {
-            let handle = &mut self.handles[index as usize];
-            if handle.users & (1 << tag) != 0 && !handle.leaked {
-                handle.leaked = true;
-                granules += u64::from(handle.granules);
-            }
-        }
-        let bytes = granules * self.granule_bytes();
-        self.leaked += bytes;
-        bytes
-    }
-
-    fn plan_creation(&mut self, granules: u32, place: Place, limit: Option<u64>) -> Result<u32, Failure> {
-        let planned: u64 = self
-            .scratch
-            .steps
-            .iter()
-            .map(|step| match step {
-                Step::Create { granules, .. } => u64::from(*granules),
-                _ => 0,
-            })
-            .sum();
-        let after = (planned + u64::from(granules)).saturating_mul(self.granule_bytes());
-        if limit.is_some_and(|limit| self.reserved.current.saturating_add(after) > limit) {
-            return Err(Failure::Limit);
-        }
-        self.scratch.steps.push(Step::Create { granules, place });
-        Ok(granules)
-    }
-
-    /// Takes the steps from `made` on out of the books again.
-    fn undo_steps(&mut self, made: usize) {
-        while self.scratch.steps.len() > made {
-            match self.scratch.steps.pop() {
-                Some(Step::Map { handle, place }) => {
-                    self.remove_view(handle, place);
-                    self.deactivate(handle);
-                }
-                Some(Step::Unmap { handle, place }) => self.add_view(handle, place),
-                Some(Step::Create { .. }) | None => {}
-            }
-        }
-    }
-
-    pub(super) fn address(&self, place: Place) -> Address {
-        let base = self.arenas[place.arena as usize].range.map_or(0, |range| range.start.get());
-        Address::new(base + u64::from(place.granule) * self.granule_bytes())
     }
 }

@@ -20,6 +20,7 @@ pub(crate) struct Bins {
 }
 
 /// Row and column of the bin that ranges of `units` are kept in.
+#[inline(always)]
 fn bin_of(units: u32) -> (usize, usize) {
     if units < SUBS as u32 {
         return (0, units as usize);
@@ -34,6 +35,7 @@ impl Bins {
         Self { rows: 0, subs: [0; ROWS], heads: Box::new([[NIL; SUBS]; ROWS]) }
     }
 
+    #[inline(always)]
     pub(crate) fn insert(&mut self, nodes: &mut [Node], index: u32) {
         let (row, sub) = bin_of(nodes[index as usize].units);
         let head = self.heads[row][sub];
@@ -48,6 +50,7 @@ impl Bins {
         self.rows |= 1 << row;
     }
 
+    #[inline(always)]
     pub(crate) fn remove(&mut self, nodes: &mut [Node], index: u32) {
         let Node { units, link_prev, link_next, .. } = nodes[index as usize];
         if link_next != NIL {
@@ -72,10 +75,10 @@ impl Bins {
     pub(crate) fn find(&self, nodes: &[Node], units: u32, usable: impl Fn(&Node) -> bool) -> Option<u32> {
         let (row, sub) = bin_of(units);
         let fits = |node: &Node| node.units >= units && usable(node);
-        self.smallest_of(nodes, self.heads[row][sub], SCAN, &fits)
+        self.smallest_of(nodes, self.heads[row][sub], SCAN, fits)
             .or_else(|| self.smallest_above(nodes, row, sub, &usable))
             // One past the first of the own bin may fit too.
-            .or_else(|| self.smallest_of(nodes, self.heads[row][sub], u32::MAX, &fits))
+            .or_else(|| self.smallest_of(nodes, self.heads[row][sub], u32::MAX, fits))
     }
 
     /// The smallest usable range among the first of the next bin that has one.

@@ -7,78 +7,12 @@
 //! Several streams share a heap. A free piece carries the set of streams whose work may still touch it and a stamp
 //! that says when the last of it was released; what is known to be complete is noted per stream as a stamp too.
 
+mod node;
+
 use alloc_core::Stream;
 
+pub(crate) use self::node::{Kind, NIL, Node, SHARED_TAG, TAGS, Tag, TagSet, own_set};
 use super::bins::Bins;
-use super::units::UNIT_SHIFT;
-
-/// No node.
-pub(crate) const NIL: u32 = u32::MAX;
-
-/// A stream, as a small number.
-pub(crate) type Tag = u8;
-/// A set of streams, one bit each.
-pub(crate) type TagSet = u64;
-/// How many tags there are.
-pub(crate) const TAGS: usize = 64;
-/// The tag of all streams that came when the others were taken: they can't be told apart, so none of them takes
-/// another's memory without an order.
-pub(crate) const SHARED_TAG: Tag = TAGS as Tag - 1;
-
-/// The set that a stream may take memory from without an order.
-#[inline]
-pub(crate) fn own_set(tag: Tag) -> TagSet {
-    if tag == SHARED_TAG { 0 } else { 1 << tag }
-}
-
-/// What a piece of the range is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// Not a piece: an entry of the array that is free for reuse.
-    Vacant,
-    /// Handed out (or claimed for a request whose pages are on their way).
-    Used,
-    /// Backed by memory and free.
-    Free,
-    /// Addresses only.
-    Hole,
-}
-
-/// One cache line.
-#[derive(Clone, Debug)]
-#[repr(align(64))]
-pub(crate) struct Node {
-    pub(crate) start: u32,
-    pub(crate) units: u32,
-    pub(crate) prev: u32,
-    pub(crate) next: u32,
-    pub(crate) link_prev: u32,
-    pub(crate) link_next: u32,
-    pub(crate) generation: u32,
-    pub(crate) kind: Kind,
-    /// The stream of a used node's block.
-    pub(crate) tag: Tag,
-    /// The streams that used a free node's memory.
-    pub(crate) users: TagSet,
-    /// When the last of a free node's memory was released.
-    pub(crate) stamp: u64,
-    /// By how many bytes the request of a used node was smaller.
-    pub(crate) slack: u16,
-    /// The stream of a used node's block.
-    pub(crate) home: Stream,
-}
-
-impl Node {
-    /// The bytes that a used node's block was asked to have.
-    #[inline]
-    pub(crate) fn requested(&self) -> u64 {
-        (u64::from(self.units) << UNIT_SHIFT) - u64::from(self.slack)
-    }
-
-    pub(crate) fn end(&self) -> u64 {
-        u64::from(self.start) + u64::from(self.units)
-    }
-}
 
 /// What is asked of a heap.
 #[derive(Clone, Copy, Debug)]
@@ -236,9 +170,9 @@ impl Heap {
         Some(self.finish_allocate(index, ask))
     }
 
-    /// Takes free memory whoever used it; also returns the streams to be waited for.
-    pub(crate) fn allocate_busy(&mut self, ask: Ask) -> Option<(u32, TagSet)> {
-        let index = self.fit(ask, |_, _| true)?;
+    /// Takes free memory that others than the `untouchable` streams used; also returns those to be waited for.
+    pub(crate) fn allocate_busy(&mut self, ask: Ask, untouchable: TagSet) -> Option<(u32, TagSet)> {
+        let index = self.fit(ask, |heap, node| heap.in_the_way(node, ask.tag) & untouchable == 0)?;
         let start = self.aligned(u64::from(self.nodes[index as usize].start), ask.align);
         Some(self.claim(index, u32::try_from(start).ok()?, ask))
     }
@@ -251,7 +185,7 @@ impl Heap {
         fit.or_else(|| self.node(self.top).filter(|top| top.units >= needed && usable(self, top)).map(|_| self.top))
     }
 
-    #[inline]
+    #[inline(always)]
     fn finish_allocate(&mut self, index: u32, ask: Ask) -> u32 {
         if self.nodes[index as usize].units > ask.units {
             let rest = self.split(index, ask.units);
@@ -260,7 +194,7 @@ impl Heap {
         self.make_used(index, ask)
     }
 
-    #[inline]
+    #[inline(always)]
     fn make_used(&mut self, index: u32, ask: Ask) -> u32 {
         let node = &mut self.nodes[index as usize];
         node.kind = Kind::Used;
@@ -278,6 +212,7 @@ impl Heap {
     }
 
     /// Gives a used node's memory back; returns the free node that holds it now.
+    #[inline]
     pub(crate) fn release(&mut self, index: u32) -> u32 {
         self.now += 1;
         let node = &mut self.nodes[index as usize];
@@ -411,6 +346,7 @@ impl Heap {
         }
     }
 
+    #[inline(always)]
     fn new_node(&mut self, node: Node) -> u32 {
         if self.vacant != NIL {
             let index = self.vacant;
@@ -424,6 +360,7 @@ impl Heap {
     }
 
     /// Cuts a node that is in no list after `units`; returns the new node behind it, also in no list.
+    #[inline(always)]
     fn split(&mut self, index: u32, units: u32) -> u32 {
         let node = &self.nodes[index as usize];
         let next = node.next;
@@ -446,6 +383,7 @@ impl Heap {
     }
 
     /// Adds the following node, which is in no list, to this one.
+    #[inline(always)]
     fn absorb_next(&mut self, index: u32) {
         let next = self.nodes[index as usize].next;
         let Node { units, next: after, users, stamp, .. } = self.nodes[next as usize];
@@ -465,7 +403,7 @@ impl Heap {
         self.vacant = next;
     }
 
-    #[inline]
+    #[inline(always)]
     fn link_free(&mut self, index: u32) {
         let node = &mut self.nodes[index as usize];
         node.kind = Kind::Free;
@@ -484,7 +422,7 @@ impl Heap {
         self.bins.insert(&mut self.nodes, index);
     }
 
-    #[inline]
+    #[inline(always)]
     fn unlink_free(&mut self, index: u32) {
         self.free_units -= u64::from(self.nodes[index as usize].units);
         if self.top == index {
@@ -586,111 +524,4 @@ impl Heap {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ask(units: u32) -> Ask {
-        Ask { units, align: 1, slack: 0, tag: 0, home: Stream::DEFAULT }
-    }
-
-    fn backed(units: u32) -> Heap {
-        let mut heap = Heap::new(0, 1 << 20);
-        heap.convert(0, 0, units, Kind::Free, 0);
-        heap
-    }
-
-    #[test]
-    fn released_neighbours_merge_into_one() {
-        let mut heap = backed(1000);
-        let blocks: Vec<u32> = (0..10).filter_map(|_| heap.allocate(ask(100))).collect();
-        assert_eq!(blocks.len(), 10);
-        assert_eq!(heap.allocate(ask(1)), None);
-        for i in [1, 3, 5, 7, 9, 0, 2, 4, 6, 8] {
-            heap.release(blocks[i]);
-            heap.check().unwrap();
-        }
-        assert_eq!(heap.largest_free(), 1000);
-    }
-
-    #[test]
-    fn alignment_is_of_addresses() {
-        let mut heap = Heap::new(3, 4096);
-        heap.convert(0, 0, 1000, Kind::Free, 0);
-        let index = heap.allocate(Ask { align: 64, ..ask(10) }).unwrap();
-        assert_eq!((heap.node(index).unwrap().start + 3) % 64, 0);
-        heap.check().unwrap();
-    }
-
-    #[test]
-    fn a_claim_spans_free_memory_and_holes() {
-        let mut heap = backed(100);
-        heap.convert(0, 40, 20, Kind::Hole, 0);
-        heap.check().unwrap();
-        let (index, in_the_way) = heap.claim(0, 30, ask(50));
-        let node = heap.node(index).unwrap();
-        assert_eq!((node.start, node.units, in_the_way), (30, 50, 0));
-        assert_eq!(heap.free_units(), 50);
-        heap.check().unwrap();
-        heap.abandon(index);
-        heap.check().unwrap();
-        assert_eq!(heap.free_units(), 50);
-    }
-
-    #[test]
-    fn the_best_fit_of_a_bin_wins() {
-        let mut heap = backed(4000);
-        let mut cut = |units| {
-            let block = heap.allocate(ask(units)).unwrap();
-            heap.allocate(ask(1)).unwrap();
-            block
-        };
-        let (wide, tight) = (cut(263), cut(260));
-        heap.release(tight);
-        heap.release(wide);
-        assert_eq!(heap.allocate(ask(259)), Some(tight));
-    }
-
-    #[test]
-    fn another_streams_memory_is_taken_only_once_its_work_is_complete() {
-        let mut heap = backed(100);
-        let block = heap.allocate(ask(100)).unwrap();
-        heap.release(block);
-        let foreign = Ask { tag: 1, ..ask(50) };
-        assert_eq!(heap.allocate(foreign), None);
-        let early = heap.now() - 1;
-        heap.note_complete(1, early);
-        assert_eq!(heap.allocate(foreign), None, "a completion before the release says nothing of it");
-        heap.note_complete(1, heap.now());
-        assert!(heap.allocate(foreign).is_some());
-    }
-
-    #[test]
-    fn merged_memory_keeps_all_its_users() {
-        let mut heap = backed(100);
-        let (a, b) = (heap.allocate(ask(50)).unwrap(), heap.allocate(Ask { tag: 1, ..ask(50) }).unwrap());
-        heap.release(a);
-        heap.release(b);
-        let (claimed, in_the_way) = heap.claim(0, 0, Ask { tag: 1, ..ask(100) });
-        assert_eq!(in_the_way, 1, "only the other stream is in the way");
-        heap.release(claimed);
-        heap.check().unwrap();
-    }
-
-    #[test]
-    fn streams_past_the_last_tag_never_take_each_others_memory_unordered() {
-        let mut heap = backed(10);
-        let shared = Ask { tag: SHARED_TAG, ..ask(10) };
-        let block = heap.allocate(shared).unwrap();
-        heap.release(block);
-        assert_eq!(heap.allocate(shared), None);
-    }
-
-    #[test]
-    fn the_top_is_taken_last() {
-        let mut heap = backed(1000);
-        let (low, _keep) = (heap.allocate(ask(300)).unwrap(), heap.allocate(ask(100)).unwrap());
-        heap.release(low);
-        let next = heap.allocate(ask(50)).unwrap();
-        assert_eq!(heap.node(next).unwrap().start, 0);
-    }
-}
+mod tests;

@@ -3,7 +3,12 @@
 //! Small files, one for each promise. Under `--cfg loom` there is nothing here: `tests/loom.rs` has the models.
 #![cfg(not(loom))]
 
+mod bad_input;
 mod conformance;
+mod failures;
+mod heap_calls;
+mod pages;
 mod state_machine;
 mod streams;
 mod support;
+mod threads;

@@ -111,7 +111,7 @@ impl<'a> Replay<'a> {
     /// Which streams stand for the recorded ones, in the order of [`Trace::streams`].
     ///
     /// Needed where streams are real: without it the recorded handles are used, which is refused on any device but
-    /// a host unless all of them are the default stream.
+    /// a host or a simulated one, unless all of them are the default stream.
     pub fn streams(mut self, streams: impl Into<Vec<Stream>>) -> Self {
         self.streams = Some(streams.into());
         self
@@ -165,7 +165,7 @@ impl<'a> Replay<'a> {
         match &self.streams {
             Some(streams) if streams.len() == recorded.len() => Ok(streams.clone()),
             Some(streams) => Err(refuse(streams.len())),
-            None if device.kind() == DeviceKind::CPU => Ok(recorded.to_vec()),
+            None if device.kind() == DeviceKind::CPU || device.is_simulated() => Ok(recorded.to_vec()),
             None if recorded.iter().all(|&stream| stream == Stream::DEFAULT) => Ok(recorded.to_vec()),
             None => Err(refuse(0)),
         }

@@ -64,7 +64,9 @@ impl Model {
     }
 }
 
-impl DeviceAllocator for Model {
+// SAFETY: each block has a vector to itself, which is kept until the release, and an aligned address in it. No work is in
+// flight.
+unsafe impl DeviceAllocator for Model {
     fn device(&self) -> Device {
         self.device
     }
@@ -87,8 +89,9 @@ impl DeviceAllocator for Model {
             };
             return Err(error.into());
         }
-        let mut memory = vec![0_u8; layout.size() as usize];
-        let address = Address::new(memory.as_mut_ptr().expose_provenance() as u64);
+        let mut memory = vec![0_u8; (layout.size() + layout.align()) as usize];
+        let start = memory.as_mut_ptr().expose_provenance() as u64;
+        let address = Address::new(start.next_multiple_of(layout.align()));
         books.next_id += 1;
         let block = Block::from_parts(address, layout.size(), BlockId::from_bits(books.next_id));
         let rounded = layout.size().next_multiple_of(512);
@@ -114,6 +117,8 @@ impl DeviceAllocator for Model {
         };
         assert_eq!(living, block);
         assert!(uses.is_empty());
+        let start = block.address().get() as usize - memory.as_ptr().addr();
+        let memory = &memory[start..][..block.size() as usize];
         let pages = memory.iter().step_by(4096).chain(memory.last());
         books.touched_blocks += u64::from(!memory.is_empty() && pages.into_iter().all(|&byte| byte != 0));
         let rounded = block.size().next_multiple_of(512);
@@ -141,7 +146,8 @@ impl DeviceAllocator for Model {
 #[derive(Debug)]
 struct NoTransfer;
 
-impl Transfer for NoTransfer {
+// SAFETY: it copies nothing, and says so; no work is ever in flight, so none is waited for; it shares no stream.
+unsafe impl Transfer for NoTransfer {
     fn can_copy(&self, _from: Device, _to: Device) -> bool {
         false
     }

@@ -12,5 +12,6 @@ mod ownership;
 mod resize;
 mod shared;
 mod sim;
+mod simulated;
 mod threads;
 mod typed;

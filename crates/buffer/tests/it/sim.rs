@@ -319,7 +319,9 @@ pub struct SimAllocator {
     transfer: SimTransfer,
 }
 
-impl DeviceAllocator for SimAllocator {
+// SAFETY: a block is an allocation of the heap to itself, freed when it is released and no work in a queue uses it. The
+// device's memory is the host's, whether or not its kind says so.
+unsafe impl DeviceAllocator for SimAllocator {
     fn device(&self) -> Device {
         self.device
     }
@@ -419,14 +421,16 @@ impl SimTransfer {
     }
 }
 
-impl Transfer for SimTransfer {
+// SAFETY: work is done in the order of its stream, at once if a place is the host's, at the latest when it is waited for. A
+// wait in a queue is done after what it waits for. The GPU's streams mean the same to its peers and pinned memory.
+unsafe impl Transfer for SimTransfer {
     fn can_copy(&self, from: Device, to: Device) -> bool {
         let reaches = |device: Device| match self.backend {
             Backend::Host => device.is_host_accessible(),
             Backend::Gpu => matches!(device.kind().code(), 1 | 77 | 78),
             Backend::Other => matches!(device.kind().code(), 1 | 77 | 99),
         };
-        reaches(from) && reaches(to)
+        [from, to].into_iter().all(|device| !device.is_simulated() && reaches(device))
     }
 
     unsafe fn copy(&self, from: Place, to: Place, bytes: u64, stream: Stream) -> Result<(), TransferError> {

@@ -9,9 +9,10 @@ struct Credulous {
     released: Mutex<Vec<Block>>,
 }
 
-impl DeviceAllocator for Credulous {
+// SAFETY: the device is simulated.
+unsafe impl DeviceAllocator for Credulous {
     fn device(&self) -> Device {
-        Device::CPU
+        Device::CPU.simulated()
     }
     /// The same address, size and id every time.
     fn allocate(&self, layout: Layout, _stream: Stream) -> Result<Block, AllocError> {
@@ -28,7 +29,7 @@ impl DeviceAllocator for Credulous {
         0
     }
     fn transfer(&self) -> &dyn Transfer {
-        unreachable!("nothing is copied: {:?}", Place { device: Device::CPU, address: Address::new(0) })
+        unreachable!("nothing is copied: {:?}", Place { device: Device::CPU.simulated(), address: Address::new(0) })
     }
 }
 
@@ -65,7 +66,7 @@ fn release(allocator: &impl DeviceAllocator, block: Block) -> Result<(), Release
 fn double_and_foreign_releases_never_reach_an_allocator_without_books() {
     let recorder = Arc::new(Recorder::default());
     let allocator = Tracking::new(Credulous::default()).with_hook(Arc::clone(&recorder) as Arc<dyn EventHook>);
-    let device = Device::CPU;
+    let device = Device::CPU.simulated();
     let block = allocate(&allocator, 64);
     let altered = Block::from_parts(block.address(), 65, block.id());
     let foreign = allocate(&Tracking::new(simulated()), 64);
@@ -133,7 +134,10 @@ fn the_report_groups_by_place() {
     assert_eq!((report.count(), report.bytes(), report.sites().len()), (3, 520, 2));
     assert_eq!((report.sites()[0].bytes, report.sites()[1].count), (500, 2));
     let text = report.to_string();
-    assert!(text.starts_with("3 blocks of 520 bytes in use on cpu:0\n1 block of 500 bytes, oldest "), "{text}");
+    assert!(
+        text.starts_with("3 blocks of 520 bytes in use on simulated_cpu:0\n1 block of 500 bytes, oldest "),
+        "{text}"
+    );
 
     let traced = Tracking::new(simulated()).with_backtraces(true);
     for _ in 0..3 {
@@ -167,7 +171,7 @@ fn a_block_that_the_inner_allocator_refuses_stays_in_the_books() {
     // Released around the adaptor.
     release(&inner, Block::from_parts(block.address(), 10, BlockId::from_bits(0))).unwrap();
     let refused = release(&allocator, block);
-    assert_eq!(refused, Err(ReleaseError::Stale { device: Device::CPU, block }));
+    assert_eq!(refused, Err(ReleaseError::Stale { device: Device::CPU.simulated(), block }));
     assert_eq!((allocator.living(), allocator.statistics().rejected_releases), (1, 1));
 }
 

@@ -19,12 +19,12 @@ pub use streams::SimulatedEvent;
 
 /// The device of a [`SimulatedProvider`], unless its configuration names another. The code of its kind is DLPack's
 /// for an extension.
-pub const SIMULATED: Device = Device::new(DeviceKind::new(12, false), 0);
+pub const SIMULATED: Device = Device::new(DeviceKind::new(12, false), 0).simulated();
 
 /// How a [`SimulatedProvider`] behaves.
 #[derive(Clone, Copy, Debug)]
 pub struct SimulatedConfig {
-    /// The device it says it is.
+    /// The device that it stands for: it says that it is the [simulated](Device::simulated) one.
     pub device: Device,
     /// Whether memory is mapped into reserved ranges or comes as segments.
     pub addressing: Addressing,
@@ -113,6 +113,7 @@ impl SimulatedProvider {
     /// # Panics
     /// If the granularity is not a power of two of at least 4096, or the base is no multiple of it.
     pub fn new(config: SimulatedConfig) -> Self {
+        let config = SimulatedConfig { device: config.device.simulated(), ..config };
         assert!(config.granularity.is_power_of_two() && config.granularity >= 4096, "{config:?}");
         assert!(config.address_base.is_multiple_of(config.granularity), "{config:?}");
         let books = Arc::new(Mutex::new(Books::new(config)));

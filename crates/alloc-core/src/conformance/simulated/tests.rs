@@ -301,12 +301,15 @@ fn transfers_are_counted_and_checked() {
     let host = Place { device: Device::CPU, address: Address::new(4096) };
     let transfer = provider.transfer();
     assert!(transfer.can_copy(Device::CPU, SIMULATED) && !transfer.can_copy(Device::cuda(0), SIMULATED));
+    assert!(!transfer.can_copy(SIMULATED, Device::CPU), "there is nothing to read");
     let physical = provider.create(PAGE).unwrap();
     assert!(map(&provider, range.start, &physical, PAGE));
     // SAFETY: see above.
     unsafe {
         transfer.fill(place, PAGE, 7, A).unwrap();
-        transfer.copy(place, host, PAGE, A).unwrap();
+        transfer.copy(host, place, PAGE, A).unwrap();
+        let refused = transfer.copy(place, host, PAGE, A);
+        assert_eq!(refused, Err(crate::TransferError::Unsupported { from: SIMULATED, to: Device::CPU }));
         provider.assert_clean();
         transfer.copy(host, place, PAGE + 1, A).unwrap();
     }

@@ -37,7 +37,9 @@ fn pointer(address: Address) -> *mut u8 {
     ptr::with_exposed_provenance_mut(address.get() as usize)
 }
 
-impl Transfer for LateTransfer {
+// SAFETY: a copy is done when it returns, after all fills of its stream; a fill is done once its stream is waited for; it
+// shares no stream.
+unsafe impl Transfer for LateTransfer {
     fn can_copy(&self, from: Device, to: Device) -> bool {
         from.is_host_accessible() && to.is_host_accessible()
     }

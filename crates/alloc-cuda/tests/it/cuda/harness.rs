@@ -274,7 +274,8 @@ impl<A> Guarded<A> {
     }
 }
 
-impl<A: DeviceAllocator> DeviceAllocator for Guarded<A> {
+// SAFETY: all is answered by the allocator within.
+unsafe impl<A: DeviceAllocator> DeviceAllocator for Guarded<A> {
     fn device(&self) -> Device {
         self.inner.device()
     }

@@ -7,7 +7,7 @@ mod parking;
 mod poisoned;
 mod retirement;
 
-use alloc_core::{Block, ProviderCalls};
+use alloc_core::ProviderCalls;
 use alloc_pool::PoolConfig;
 
 use crate::support::{Rig, simulated};
@@ -30,10 +30,5 @@ fn stream_calls(calls: ProviderCalls) -> (u64, u64, u64) {
 impl Rig {
     fn stream_calls(&self) -> (u64, u64, u64) {
         stream_calls(self.provider.calls())
-    }
-
-    /// The handle behind a block's first byte.
-    fn handle(&self, block: Block) -> u64 {
-        self.provider.physical_at(block.address()).unwrap().0
     }
 }

@@ -1,0 +1,73 @@
+//! The pieces of a heap, and the streams that use them.
+
+use alloc_core::Stream;
+
+use crate::placement::units::UNIT_SHIFT;
+
+/// No node.
+pub(crate) const NIL: u32 = u32::MAX;
+
+/// A stream, as a small number.
+pub(crate) type Tag = u8;
+/// A set of streams, one bit each.
+pub(crate) type TagSet = u64;
+/// How many tags there are.
+pub(crate) const TAGS: usize = 64;
+/// The tag of all streams that came when the others were taken: they can't be told apart, so none of them takes
+/// another's memory without an order.
+pub(crate) const SHARED_TAG: Tag = TAGS as Tag - 1;
+
+/// The set that a stream may take memory from without an order.
+#[inline]
+pub(crate) fn own_set(tag: Tag) -> TagSet {
+    if tag == SHARED_TAG { 0 } else { 1 << tag }
+}
+
+/// What a piece of the range is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Not a piece: an entry of the array that is free for reuse.
+    Vacant,
+    /// Handed out (or claimed for a request whose pages are on their way).
+    Used,
+    /// Backed by memory and free.
+    Free,
+    /// Addresses only.
+    Hole,
+}
+
+/// One cache line.
+#[derive(Clone, Debug)]
+#[repr(align(64))]
+pub(crate) struct Node {
+    pub(crate) start: u32,
+    pub(crate) units: u32,
+    pub(crate) prev: u32,
+    pub(crate) next: u32,
+    pub(crate) link_prev: u32,
+    pub(crate) link_next: u32,
+    pub(crate) generation: u32,
+    pub(crate) kind: Kind,
+    /// The stream of a used node's block.
+    pub(crate) tag: Tag,
+    /// The streams that used a free node's memory.
+    pub(crate) users: TagSet,
+    /// When the last of a free node's memory was released.
+    pub(crate) stamp: u64,
+    /// By how many bytes the request of a used node was smaller.
+    pub(crate) slack: u16,
+    /// The stream of a used node's block.
+    pub(crate) home: Stream,
+}
+
+impl Node {
+    /// The bytes that a used node's block was asked to have.
+    #[inline]
+    pub(crate) fn requested(&self) -> u64 {
+        (u64::from(self.units) << UNIT_SHIFT) - u64::from(self.slack)
+    }
+
+    pub(crate) fn end(&self) -> u64 {
+        u64::from(self.start) + u64::from(self.units)
+    }
+}

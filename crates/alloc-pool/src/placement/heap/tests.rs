@@ -1,0 +1,108 @@
+//! Small heaps, checked piece by piece.
+
+use super::*;
+
+fn ask(units: u32) -> Ask {
+    Ask { units, align: 1, slack: 0, tag: 0, home: Stream::DEFAULT }
+}
+
+fn backed(units: u32) -> Heap {
+    let mut heap = Heap::new(0, 1 << 20);
+    heap.convert(0, 0, units, Kind::Free, 0);
+    heap
+}
+
+#[test]
+fn released_neighbours_merge_into_one() {
+    let mut heap = backed(1000);
+    let blocks: Vec<u32> = (0..10).filter_map(|_| heap.allocate(ask(100))).collect();
+    assert_eq!(blocks.len(), 10);
+    assert_eq!(heap.allocate(ask(1)), None);
+    for i in [1, 3, 5, 7, 9, 0, 2, 4, 6, 8] {
+        heap.release(blocks[i]);
+        heap.check().unwrap();
+    }
+    assert_eq!(heap.largest_free(), 1000);
+}
+
+#[test]
+fn alignment_is_of_addresses() {
+    let mut heap = Heap::new(3, 4096);
+    heap.convert(0, 0, 1000, Kind::Free, 0);
+    let index = heap.allocate(Ask { align: 64, ..ask(10) }).unwrap();
+    assert_eq!((heap.node(index).unwrap().start + 3) % 64, 0);
+    heap.check().unwrap();
+}
+
+#[test]
+fn a_claim_spans_free_memory_and_holes() {
+    let mut heap = backed(100);
+    heap.convert(0, 40, 20, Kind::Hole, 0);
+    heap.check().unwrap();
+    let (index, in_the_way) = heap.claim(0, 30, ask(50));
+    let node = heap.node(index).unwrap();
+    assert_eq!((node.start, node.units, in_the_way), (30, 50, 0));
+    assert_eq!(heap.free_units(), 50);
+    heap.check().unwrap();
+    heap.abandon(index);
+    heap.check().unwrap();
+    assert_eq!(heap.free_units(), 50);
+}
+
+#[test]
+fn the_best_fit_of_a_bin_wins() {
+    let mut heap = backed(4000);
+    let mut cut = |units| {
+        let block = heap.allocate(ask(units)).unwrap();
+        heap.allocate(ask(1)).unwrap();
+        block
+    };
+    let (wide, tight) = (cut(263), cut(260));
+    heap.release(tight);
+    heap.release(wide);
+    assert_eq!(heap.allocate(ask(259)), Some(tight));
+}
+
+#[test]
+fn another_streams_memory_is_taken_only_once_its_work_is_complete() {
+    let mut heap = backed(100);
+    let block = heap.allocate(ask(100)).unwrap();
+    heap.release(block);
+    let foreign = Ask { tag: 1, ..ask(50) };
+    assert_eq!(heap.allocate(foreign), None);
+    let early = heap.now() - 1;
+    heap.note_complete(1, early);
+    assert_eq!(heap.allocate(foreign), None, "a completion before the release says nothing of it");
+    heap.note_complete(1, heap.now());
+    assert!(heap.allocate(foreign).is_some());
+}
+
+#[test]
+fn merged_memory_keeps_all_its_users() {
+    let mut heap = backed(100);
+    let (a, b) = (heap.allocate(ask(50)).unwrap(), heap.allocate(Ask { tag: 1, ..ask(50) }).unwrap());
+    heap.release(a);
+    heap.release(b);
+    let (claimed, in_the_way) = heap.claim(0, 0, Ask { tag: 1, ..ask(100) });
+    assert_eq!(in_the_way, 1, "only the other stream is in the way");
+    heap.release(claimed);
+    heap.check().unwrap();
+}
+
+#[test]
+fn streams_past_the_last_tag_never_take_each_others_memory_unordered() {
+    let mut heap = backed(10);
+    let shared = Ask { tag: SHARED_TAG, ..ask(10) };
+    let block = heap.allocate(shared).unwrap();
+    heap.release(block);
+    assert_eq!(heap.allocate(shared), None);
+}
+
+#[test]
+fn the_top_is_taken_last() {
+    let mut heap = backed(1000);
+    let (low, _keep) = (heap.allocate(ask(300)).unwrap(), heap.allocate(ask(100)).unwrap());
+    heap.release(low);
+    let next = heap.allocate(ask(50)).unwrap();
+    assert_eq!(heap.node(next).unwrap().start, 0);
+}

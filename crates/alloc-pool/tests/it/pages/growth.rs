@@ -1,0 +1,161 @@
+//! Physical memory grows within its budget and never past its limit.
+
+use alloc_core::{AllocError, Block, DeviceAllocator};
+use alloc_pool::PoolConfig;
+
+use crate::support::{A, B, KIB, MIB, PAGE, Rig, simulated};
+
+/// Traffic of all sizes on two streams that holds up to `most` bytes; failures are shrugged off.
+fn traffic(rig: &Rig, seed: u64, most: u64, mut after_each: impl FnMut(&Rig)) {
+    let mut state = seed;
+    let mut random = |below: u64| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) % below
+    };
+    let mut live: Vec<(Block, _)> = Vec::new();
+    let mut bytes = 0;
+    for _ in 0..1500 {
+        let size = [random(8 * KIB), random(200 * KIB), random(6 * MIB), 2 * MIB][random(4) as usize];
+        let stream = [A, B][random(2) as usize];
+        while !live.is_empty() && bytes + size > most {
+            let (block, stream) = live.swap_remove(random(live.len() as u64) as usize);
+            bytes -= block.size();
+            rig.give(block, stream);
+        }
+        if let Ok(block) = rig.try_take(size, stream) {
+            bytes += size;
+            live.push((block, stream));
+        }
+        after_each(rig);
+    }
+    live.into_iter().for_each(|(block, stream)| rig.give(block, stream));
+}
+
+#[test]
+fn nothing_is_taken_before_it_is_asked_for() {
+    let rig = Rig::default();
+    assert_eq!((rig.provider.physical_bytes(), rig.provider.fallible_calls()), (0, 1), "only asked how much there is");
+    rig.close();
+}
+
+#[test]
+fn the_limit_is_never_passed() {
+    for limit in [24 * MIB, 33 * MIB + 1] {
+        let rig = Rig::new(simulated(), PoolConfig { limit: Some(limit), ..PoolConfig::default() });
+        // More is asked for than the limit allows.
+        traffic(&rig, 3, 40 * MIB, |rig| assert!(rig.provider.physical_bytes() <= limit));
+        assert!(rig.provider.peak_physical_bytes() > limit / 2);
+        rig.close();
+    }
+}
+
+#[test]
+fn a_request_past_the_limit_says_so_and_loses_nothing() {
+    let limit = 16 * PAGE;
+    let rig = Rig::new(simulated(), PoolConfig { limit: Some(limit), ..PoolConfig::default() });
+    let held = rig.take(12 * PAGE, A);
+    let before = rig.figures();
+    let Err(AllocError::OutOfMemory(error)) = rig.try_take(5 * PAGE, A) else { panic!("served past the limit") };
+    assert_eq!((error.limit, error.requested, error.in_use), (Some(limit), 5 * PAGE, 12 * PAGE));
+    assert_eq!((rig.figures().requested, rig.figures().in_use), (before.requested, before.in_use));
+    let fits = rig.take(4 * PAGE, A);
+    rig.give(fits, A);
+    rig.give(held, A);
+    let all = rig.take(16 * PAGE, A);
+    rig.give(all, A);
+    rig.close();
+}
+
+#[test]
+fn whole_pages_stay_within_the_budget() {
+    for slack in [0.0, 0.02, 0.25] {
+        let config = PoolConfig { growth_slack: slack, growth_slack_moving: 0.0, ..PoolConfig::default() };
+        let rig = Rig::new(simulated(), config);
+        let mut live: Vec<Block> = Vec::new();
+        let mut state = 5_u64;
+        let (mut bytes, mut peak) = (0, 0);
+        for _ in 0..2000 {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let size = (1 + (state >> 33) % 9) * PAGE;
+            while bytes + size > 200 * PAGE {
+                let block = live.swap_remove((state >> 40) as usize % live.len());
+                bytes -= block.size();
+                rig.give(block, A);
+            }
+            live.push(rig.take(size, A));
+            bytes += size;
+            peak = peak.max(bytes);
+            let budget = (peak as f64 * (1.0 + slack)) as u64 + PAGE;
+            let reserved = rig.provider.physical_bytes();
+            assert!(reserved <= budget, "{reserved} reserved for a peak of {peak} with slack {slack}");
+        }
+        live.into_iter().for_each(|block| rig.give(block, A));
+        rig.close();
+    }
+}
+
+#[test]
+fn a_request_that_failed_does_not_widen_the_budget() {
+    let config = || PoolConfig { limit: Some(256 * PAGE), growth_slack: 0.02, ..PoolConfig::default() };
+    let (rig, other) = (Rig::new(simulated(), config()), Rig::new(simulated(), config()));
+    assert!(rig.try_take(10_000 * PAGE, A).is_err());
+    traffic(&rig, 9, 64 * MIB, |_| ());
+    traffic(&other, 9, 64 * MIB, |_| ());
+    assert_eq!(rig.figures().reserved.peak, other.figures().reserved.peak);
+    rig.close();
+    other.close();
+}
+
+#[test]
+fn pieces_grow_with_the_pool() {
+    let config = PoolConfig { pieces_per_peak: 16, growth_slack: 0.25, max_piece: 64 * MIB, ..PoolConfig::default() };
+    let rig = Rig::new(simulated(), config);
+    let blocks: Vec<_> = (0..2000).map(|_| rig.take(2 * MIB, A)).collect();
+    let creations = rig.provider.calls().create;
+    assert!((16..=200).contains(&creations), "{creations} pieces for 4 GB");
+    blocks.into_iter().for_each(|block| rig.give(block, A));
+    rig.close();
+}
+
+#[test]
+fn what_is_free_past_the_threshold_goes_back_as_it_is_released() {
+    let threshold = 4 * PAGE;
+    let rig = Rig::new(simulated(), PoolConfig { release_threshold: Some(threshold), ..PoolConfig::default() });
+    let blocks: Vec<_> = (0..16).map(|_| rig.take(PAGE, A)).collect();
+    for (number, block) in blocks.into_iter().enumerate() {
+        rig.give(block, A);
+        let in_use = (15 - number as u64) * PAGE;
+        let reserved = rig.provider.physical_bytes();
+        assert!(reserved <= in_use.max(threshold), "{reserved} reserved, {in_use} in use");
+    }
+    assert_eq!(rig.provider.physical_bytes(), threshold);
+    rig.close();
+}
+
+#[test]
+fn a_release_past_the_threshold_waits_for_nothing() {
+    let rig = Rig::new(simulated(), PoolConfig { release_threshold: Some(0), ..PoolConfig::default() });
+    let (busy, idle) = (rig.take(4 * PAGE, A), rig.take(4 * PAGE, B));
+    rig.work(busy, A);
+    rig.give(busy, A);
+    assert_eq!(rig.provider.pending(A), 1, "a release waited for the stream");
+    assert!(rig.provider.is_backed(busy.address(), busy.size()));
+    rig.provider.complete_all(A);
+    rig.give(idle, B);
+    assert_eq!(rig.provider.physical_bytes(), 0, "what could not go then goes now");
+    rig.pool.trim(0);
+    rig.close();
+}
+
+#[test]
+fn blocks_that_were_parked_count_against_the_threshold_too() {
+    let rig = Rig::new(simulated(), PoolConfig { release_threshold: Some(0), ..PoolConfig::default() });
+    let (shared, own) = (rig.take(4 * PAGE, A), rig.take(4 * PAGE, A));
+    rig.work(shared, B);
+    rig.give_used(shared, A, &[B]);
+    rig.provider.complete_all(B);
+    rig.give(own, A);
+    rig.pool.trim(0);
+    assert_eq!(rig.provider.physical_bytes(), 0);
+    rig.close();
+}

@@ -1,0 +1,169 @@
+//! Running out of memory is an error with true figures, told once, after which everything is as it was.
+
+use std::sync::{Arc, Mutex};
+
+use alloc_core::conformance::SimulatedConfig;
+use alloc_core::{
+    AllocError, AllocatorEvent, Device, DeviceAllocator, EventHook, Layout, OutOfMemory, ProviderErrorKind,
+};
+use alloc_pool::PoolConfig;
+
+use crate::support::{A, B, KIB, MIB, PAGE, Rig, simulated};
+
+#[derive(Debug, Default)]
+struct Failures(Mutex<Vec<OutOfMemory>>);
+
+impl EventHook for Failures {
+    fn on_event(&self, _device: Device, event: &AllocatorEvent<'_>) {
+        if let AllocatorEvent::OutOfMemory(error) = event {
+            self.0.lock().unwrap().push((*error).clone());
+        }
+    }
+}
+
+fn small_device(pages: u64) -> (Rig, Arc<Failures>) {
+    let failures = Arc::new(Failures::default());
+    let config = PoolConfig { hook: Some(Arc::clone(&failures) as _), ..PoolConfig::default() };
+    (Rig::new(SimulatedConfig { capacity: pages * PAGE, ..simulated() }, config), failures)
+}
+
+fn error_of(result: Result<alloc_core::Block, AllocError>) -> OutOfMemory {
+    match result.unwrap_err() {
+        AllocError::OutOfMemory(error) => *error,
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn the_figures_are_true() {
+    let (rig, failures) = small_device(16);
+    let (large, small) = (rig.take(10 * PAGE, A), rig.take(3 * KIB, A));
+    let shared = rig.take(2 * PAGE, A);
+    rig.provider.set_capturing(B, true);
+    rig.provider.submit(B, shared.address(), 1);
+    rig.give_used(shared, A, &[B]);
+    let before = rig.figures();
+    let error = error_of(rig.try_take(8 * PAGE, A));
+    let held = OutOfMemory {
+        device: rig.pool.device(),
+        requested: 8 * PAGE,
+        in_use: before.in_use.current,
+        reserved: rig.provider.physical_bytes(),
+        largest_free: rig.figures().largest_free,
+        parked: 2 * PAGE,
+        limit: None,
+        device_free: Some(16 * PAGE - rig.provider.physical_bytes()),
+        device_total: Some(16 * PAGE),
+    };
+    assert_eq!(error, held);
+    assert_eq!(*failures.0.lock().unwrap(), [error]);
+    assert_eq!((rig.figures().requested, rig.figures().in_use), (before.requested, before.in_use));
+    rig.provider.set_capturing(B, false);
+    rig.provider.drop_graph(B);
+    rig.give(large, A);
+    rig.give(small, A);
+    let all = rig.take(15 * PAGE, A);
+    rig.give(all, A);
+    rig.close();
+}
+
+#[test]
+fn the_largest_free_piece_can_be_had() {
+    let (rig, _) = small_device(8);
+    let mut blocks = Vec::new();
+    while let Ok(block) = rig.try_take(700 * KIB, A) {
+        blocks.push(block);
+    }
+    for block in blocks.split_off(blocks.len() / 2).into_iter().step_by(2) {
+        rig.give(block, A);
+    }
+    let error = error_of(rig.try_take(6 * PAGE, A));
+    assert!(error.largest_free >= 700 * KIB);
+    let largest = rig.take(error.largest_free, A);
+    rig.give(largest, A);
+    rig.close();
+}
+
+#[test]
+fn a_small_block_is_told_of_once_and_served_from_the_last_scraps() {
+    let (rig, failures) = small_device(4);
+    let mut blocks = Vec::new();
+    while let Ok(block) = rig.try_take(60 * KIB, A) {
+        blocks.push(block);
+    }
+    assert_eq!(failures.0.lock().unwrap().len(), 1);
+    let served: u64 = blocks.iter().map(|block| block.size()).sum();
+    assert!(served >= 4 * PAGE - 256 * KIB, "{served} of {}", 4 * PAGE);
+    // What is left is good for something smaller.
+    let mut left = 0;
+    while let Ok(block) = rig.try_take(512, A) {
+        left += 1;
+        blocks.push(block);
+    }
+    let figures = rig.figures();
+    assert_eq!(figures.in_use.current, 4 * PAGE, "{left} scraps");
+    blocks.into_iter().for_each(|block| rig.give(block, A));
+    rig.close();
+}
+
+#[test]
+fn what_other_threads_cache_is_not_lost() {
+    let (rig, _) = small_device(4);
+    std::thread::scope(|scope| {
+        let (warmed, wait_warmed) = std::sync::mpsc::channel();
+        let (asked, wait_asked) = std::sync::mpsc::channel::<()>();
+        let pool = &rig;
+        let thread = scope.spawn(move || {
+            let blocks: Vec<_> = (0..64).map(|_| pool.take(4 * KIB, A)).collect();
+            blocks.into_iter().for_each(|block| pool.give(block, A));
+            warmed.send(()).unwrap();
+            wait_asked.recv().unwrap();
+            let block = pool.take(512, A);
+            pool.give(block, A);
+        });
+        wait_warmed.recv().unwrap();
+        assert!(rig.try_take(4 * PAGE, A).is_err(), "the other thread has not been asked yet");
+        asked.send(()).unwrap();
+        thread.join().unwrap();
+    });
+    let all = rig.take(4 * PAGE, A);
+    rig.give(all, A);
+    rig.close();
+}
+
+#[test]
+fn sizes_no_arena_could_hold_are_too_large() {
+    let rig = Rig::default();
+    for size in [1 << 42, 1 << 50, (1 << 62) + 1, i64::MAX as u64 - 255] {
+        let error = rig.try_take(size, A).unwrap_err();
+        let AllocError::TooLarge { requested, maximum, device } = error else { panic!("{error}") };
+        assert_eq!((requested, device), (size, rig.pool.device()));
+        assert!(maximum < size);
+    }
+    let error = rig.pool.allocate(Layout::new(1, 1 << 50).unwrap(), A).unwrap_err();
+    assert!(matches!(error, AllocError::TooLarge { requested: 1, .. }), "{error}");
+    assert_eq!(rig.figures().requested.count, 0);
+    rig.close();
+}
+
+#[test]
+fn addresses_that_cannot_be_reserved_are_tried_for_in_smaller_ranges() {
+    let provider = SimulatedConfig { address_space: 4 << 30, ..simulated() };
+    let rig = Rig::new(provider, PoolConfig { address_space: Some(1 << 40), ..PoolConfig::default() });
+    let block = rig.take(100 * MIB, A);
+    rig.work(block, A);
+    rig.give(block, A);
+    rig.close();
+}
+
+#[test]
+fn no_addresses_at_all_is_an_error_and_not_the_end() {
+    let rig = Rig::default();
+    rig.provider.fail_always(Some(ProviderErrorKind::OutOfMemory));
+    assert!(rig.try_take(PAGE, A).unwrap_err().is_out_of_memory());
+    assert!(rig.try_take(10, A).unwrap_err().is_out_of_memory());
+    rig.provider.cancel_failures();
+    let block = rig.take(PAGE, A);
+    rig.give(block, A);
+    rig.close();
+}
