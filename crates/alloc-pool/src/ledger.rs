@@ -61,7 +61,7 @@ pub(crate) struct SlabFacts {
 }
 
 impl SlabEntry {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             base: AtomicU64::new(0),
             owner: AtomicU64::new(0),

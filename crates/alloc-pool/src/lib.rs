@@ -12,6 +12,9 @@ mod driver;
 mod id;
 mod ledger;
 mod local;
+#[cfg(loom)]
+#[doc(hidden)]
+pub mod models;
 mod notes;
 mod pages;
 mod park;

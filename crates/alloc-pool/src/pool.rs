@@ -168,9 +168,9 @@ impl From<PoolError> for AllocError {
     }
 }
 
-// SAFETY: the provider, itself under such promises, vouches for the memory. The page layer keeps each block mapped until it
-// is released, the heaps give each byte to one block at a time, and what returns from a release goes to another stream
-// only once the events of all streams that used it are complete or waited for.
+// SAFETY: the provider, itself under such promises, vouches for the memory. The page layer keeps each block mapped
+// until it is released, the heaps give each byte to one block at a time, and what returns from a release goes to another
+// stream only once the events of all streams that used it are complete or waited for.
 unsafe impl<P: MemoryProvider> DeviceAllocator for Pool<P> {
     fn device(&self) -> Device {
         self.inner.device

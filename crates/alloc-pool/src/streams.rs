@@ -190,6 +190,10 @@ impl<P: MemoryProvider> Inner<P> {
             }
             let before = tags.retired.remove(&stream).flatten();
             before.into_iter().for_each(|event| self.driver.provider().recycle(event));
+            // Blocks of the old stream are not the new one's own: their memory goes to whoever has the old one's tag.
+            for arena in self.arenas.iter().map_while(|arena| arena.get()) {
+                arena.lock().heap.disown(stream);
+            }
         }
         let tag = if let Some(orphan) = tags.orphans.pop() {
             let before = tags.streams[orphan as usize];

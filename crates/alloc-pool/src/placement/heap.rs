@@ -266,6 +266,14 @@ impl Heap {
         (self.make_used(index, ask), in_the_way)
     }
 
+    /// Takes the blocks in use from their stream: it is gone, and another has its name.
+    pub(crate) fn disown(&mut self, stream: Stream) {
+        let nobody = Stream::with_identity(u64::MAX, u64::MAX);
+        for node in self.nodes.iter_mut().filter(|node| node.kind == Kind::Used && node.home == stream) {
+            node.home = nobody;
+        }
+    }
+
     /// Ends the life of a used node's block without giving its memory back yet.
     pub(crate) fn retire(&mut self, index: u32) {
         let node = &mut self.nodes[index as usize];

@@ -185,7 +185,8 @@ impl Model {
 
     fn give(&mut self, living: Living, stream: Stream, on_thread: bool) -> Outcome {
         let pool = &self.rig.pool;
-        let give = || crate::support::try_give(pool, living.block, stream, &living.uses);
+        let uses: Vec<Stream> = living.uses.iter().copied().filter(|used| *used != stream).collect();
+        let give = || crate::support::try_give(pool, living.block, stream, &uses);
         match on_thread {
             false => give(),
             true => thread::scope(|scope| scope.spawn(give).join()).unwrap(),

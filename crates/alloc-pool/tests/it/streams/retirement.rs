@@ -145,6 +145,30 @@ fn a_stream_that_has_an_old_ones_handle_comes_after_it() {
 }
 
 #[test]
+fn a_block_of_a_stream_that_is_gone_is_not_the_new_ones_own() {
+    // The block's memory is handed on to NEXT together with all that A had; the new A uses it, releases it, and NEXT
+    // must not get it before that work is done.
+    for size in [10 * KIB, 3 * PAGE] {
+        let rig = roomy();
+        let block = rig.take(size, A);
+        rig.pool.retire_stream(A);
+        let next = rig.take(512, NEXT);
+        let reborn = rig.take(512, A);
+        rig.work(block, A);
+        rig.give(block, A);
+        rig.pool.flush_thread_cache();
+        let other = rig.take(size, NEXT);
+        rig.work(other, NEXT);
+        for (block, stream) in [(next, NEXT), (reborn, A), (other, NEXT)] {
+            rig.give(block, stream);
+        }
+        rig.provider.assert_clean();
+        rig.provider.complete_everything();
+        rig.close();
+    }
+}
+
+#[test]
 fn streams_may_come_and_go_for_ever() {
     let rig = tight();
     let mut reserved = 0;

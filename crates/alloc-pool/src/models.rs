@@ -1,0 +1,246 @@
+//! Models of the lock-free parts, walked through by [loom](https://docs.rs/loom) in every interleaving and with every
+//! value that the memory model lets a load return. `tests/loom.rs` runs them; they are here to reach what is private.
+//!
+//! The arenas' lock is replaced by loom's; what is under it, and what is not, is the pool's own code.
+
+use loom::cell::UnsafeCell;
+use loom::sync::{Arc, Mutex};
+use loom::thread;
+
+use alloc_core::Stream;
+
+use crate::cache::{CacheCounters, CacheKey, CachedBlock};
+use crate::id::next_slot_generation;
+use crate::ledger::{SlabEntry, SlabFacts};
+use crate::placement::slab::Slabs;
+use crate::placement::units::{CLASSES, class_bytes, class_slots, class_stride};
+use crate::primitive::{AtomicU64, Ordering};
+
+/// The class of the fewest slots.
+const CLASS: usize = CLASSES - 1;
+const SLOT: u32 = 5;
+
+/// A slab of whose slots all are taken but those that a model gives back.
+struct Slab {
+    entry: SlabEntry,
+    /// What the arena's lock protects.
+    slabs: Mutex<Slabs>,
+    /// The bytes of the block in [`SLOT`], which loom sees to being accessed in order.
+    contents: UnsafeCell<u64>,
+}
+
+/// A block as a program has it.
+#[derive(Clone, Copy)]
+struct Held {
+    address: u64,
+    slot: u32,
+    generation: u32,
+}
+
+impl Slab {
+    fn new() -> Self {
+        let entry = SlabEntry::new();
+        let mut slabs = Slabs::new();
+        // Another slab of the class, so that this one would leave if it came to be empty.
+        slabs.add(CLASS, 0, 0, 0);
+        let place = slabs.add(CLASS, 0, 1, 1);
+        entry.set(SlabFacts { base: 1 << 40, class: CLASS, tag: 0, arena: 1 }, place);
+        for _ in 0..2 * class_slots(CLASS) {
+            slabs.take(CLASS, 0);
+        }
+        Self { entry, slabs: Mutex::new(slabs), contents: UnsafeCell::new(0) }
+    }
+
+    fn address_of(&self, slot: u32) -> u64 {
+        self.entry.facts().base + u64::from(slot) * class_stride(CLASS)
+    }
+
+    /// The block that is alive in a slot.
+    fn held(&self, slot: u32) -> Held {
+        Held { address: self.address_of(slot), slot, generation: self.entry.generations.of(slot) }
+    }
+
+    /// What a release does before it gives the block to a cache or an arena.
+    fn retire(&self, held: Held) -> bool {
+        let facts = self.entry.facts();
+        held.address == facts.base + u64::from(held.slot) * class_stride(facts.class)
+            && self.entry.generations.retire(held.slot, held.generation)
+    }
+
+    /// What happens to a block that a cache gives back.
+    fn give(&self, slot: u32) {
+        let mut slabs = self.slabs.lock().unwrap_or_else(|error| error.into_inner());
+        slabs.give(self.entry.place(), slot);
+    }
+
+    /// What a refill does.
+    fn take(&self) -> Option<Held> {
+        let mut slabs = self.slabs.lock().unwrap_or_else(|error| error.into_inner());
+        let (_, slot) = slabs.take(CLASS, 0)?;
+        Some(self.held(slot))
+    }
+
+    fn write(&self) {
+        // SAFETY: loom checks that nobody else reads or writes at the same time.
+        self.contents.with_mut(|contents| unsafe { *contents += 1 });
+    }
+}
+
+// SAFETY: the cell is written by whoever has the block, which is what loom checks.
+unsafe impl Sync for Slab {}
+
+/// Of three releases of one block exactly one succeeds.
+pub fn one_release_of_many_succeeds() {
+    loom::model(|| {
+        let slab = Arc::new(Slab::new());
+        let held = slab.held(SLOT);
+        let release = |slab: Arc<Slab>| move || u32::from(slab.retire(held));
+        let threads = [thread::spawn(release(Arc::clone(&slab))), thread::spawn(release(Arc::clone(&slab)))];
+        let own = u32::from(slab.retire(held));
+        let won: u32 = threads.into_iter().map(|thread| thread.join().unwrap_or(9)).sum();
+        assert_eq!(won + own, 1);
+        assert_eq!(slab.entry.generations.of(SLOT), next_slot_generation(held.generation));
+    });
+}
+
+/// A block is released by one thread and handed out to another, which sees all that the first did with it.
+pub fn what_was_written_before_a_release_is_seen_after_the_reuse() {
+    loom::model(|| {
+        let slab = Arc::new(Slab::new());
+        let held = slab.held(SLOT);
+        let other = Arc::clone(&slab);
+        let reuser = thread::spawn(move || {
+            other.take().map(|next| {
+                other.write();
+                next
+            })
+        });
+        slab.write();
+        assert!(slab.retire(held));
+        slab.give(SLOT);
+        if let Ok(Some(next)) = reuser.join() {
+            assert_eq!((next.slot, next.generation), (SLOT, next_slot_generation(held.generation)));
+            assert!(!slab.retire(held), "the old name is not that of the new block");
+            assert!(slab.retire(next));
+        }
+    });
+}
+
+/// A block goes from thread to thread and is released where it was not taken: that thread's cache hands it out again.
+pub fn a_block_that_another_thread_took_is_reused_through_the_cache() {
+    loom::model(|| {
+        let slab = Arc::new(Slab::new());
+        slab.give(SLOT);
+        let (mailbox, other) = (Arc::new(Mutex::new(None)), Arc::clone(&slab));
+        let letter = Arc::clone(&mailbox);
+        let taker = thread::spawn(move || {
+            let held = other.take();
+            other.write();
+            *letter.lock().unwrap_or_else(|error| error.into_inner()) = held;
+        });
+        let received = mailbox.lock().unwrap_or_else(|error| error.into_inner()).take();
+        if let Some(held) = received {
+            assert!(slab.retire(held));
+            // The cache is this thread's own memory: what it keeps, it hands out with the next generation.
+            let kept = CachedBlock::new(held.address, held.slot, next_slot_generation(held.generation));
+            let again = Held { address: kept.address, slot: kept.slot(), generation: kept.generation() };
+            slab.write();
+            assert!(slab.retire(again) && !slab.retire(held));
+        }
+        assert!(taker.join().is_ok());
+    });
+}
+
+/// Two releases of one block while a third thread asks for one: nobody gets the block twice, and the old name never
+/// ends the new block's life.
+pub fn a_stale_release_meets_the_reuse_of_its_slot() {
+    loom::model(|| {
+        let slab = Arc::new(Slab::new());
+        let held = slab.held(SLOT);
+        let release = |slab: Arc<Slab>| {
+            move || {
+                let won = slab.retire(held);
+                if won {
+                    slab.give(SLOT);
+                }
+                won
+            }
+        };
+        let second = thread::spawn(release(Arc::clone(&slab)));
+        let other = Arc::clone(&slab);
+        let reuser = thread::spawn(move || other.take());
+        let first = release(Arc::clone(&slab))();
+        let second = second.join().unwrap_or(first);
+        assert!(first != second, "one of them, and only one");
+        let reused = reuser.join().unwrap_or_default();
+        match reused {
+            Some(next) => {
+                assert!(slab.take().is_none(), "the slot was handed out twice");
+                assert!(slab.retire(next), "a stale release ended the new block's life");
+            }
+            None => assert!(slab.take().is_some(), "the slot was lost"),
+        }
+    });
+}
+
+/// A slab's entry passes to another slab, of another class at another address, while someone releases an old block of
+/// the first again: whatever mixture of old and new he reads, he is refused.
+pub fn a_stale_release_meets_the_reuse_of_its_slab() {
+    loom::model(|| {
+        let slab = Arc::new(Slab::new());
+        let held = slab.held(SLOT);
+        assert!(slab.retire(held));
+        let other = Arc::clone(&slab);
+        let stale = thread::spawn(move || other.retire(held));
+        slab.entry.clear();
+        // The next slab lies so that its own slot has the old block's address.
+        let class = CLASS - 1;
+        let base = held.address - u64::from(SLOT) * class_stride(class);
+        slab.entry.set(SlabFacts { base, class, tag: 3, arena: 1 }, 7);
+        let next = slab.held(SLOT).generation;
+        assert!(!stale.join().unwrap_or(true));
+        assert!(slab.entry.generations.retire(SLOT, next), "the new block is alive");
+        assert_eq!((slab.entry.facts().class, slab.entry.place()), (class, 7));
+    });
+}
+
+/// Only the owner of a cache writes its counters, and whoever reads them meanwhile reads what they once were.
+pub fn counters_lose_nothing_and_show_nothing_that_never_was() {
+    loom::model(|| {
+        let counters = Arc::new(CacheCounters::default());
+        let read = Arc::clone(&counters);
+        let reader = thread::spawn(move || {
+            let first = read.allocated_bytes.load(Ordering::Relaxed);
+            let second = read.allocated_bytes.load(Ordering::Relaxed);
+            (first, second, read.released_bytes.load(Ordering::Relaxed))
+        });
+        let bytes = class_bytes(3);
+        counters.count_allocation(1000, bytes);
+        counters.count_release(1000, bytes);
+        counters.count_allocation(900, bytes);
+        let (first, second, released) = reader.join().unwrap_or((u64::MAX, 0, 0));
+        assert!(first <= second && second <= 2 * bytes && first % bytes == 0 && second % bytes == 0);
+        assert!(released == 0 || released == bytes);
+        let sum = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        assert_eq!((sum(&counters.allocations), sum(&counters.releases)), (2, 1));
+        assert_eq!((sum(&counters.allocated_requested), sum(&counters.released_requested)), (1900, 1000));
+    });
+}
+
+/// A flush moves the epoch on, with no more order than what orders the calls themselves: a call that comes after the
+/// flush finds no cache of the epoch before.
+pub fn a_call_after_a_flush_finds_no_old_cache() {
+    loom::model(|| {
+        let (epoch, flushed) = (Arc::new(AtomicU64::new(1)), Arc::new(Mutex::new(false)));
+        let old = CacheKey { epoch: epoch.load(Ordering::Relaxed), stream: Stream::DEFAULT };
+        let (moving, telling) = (Arc::clone(&epoch), Arc::clone(&flushed));
+        let flusher = thread::spawn(move || {
+            moving.store(2, Ordering::Relaxed);
+            *telling.lock().unwrap_or_else(|error| error.into_inner()) = true;
+        });
+        let is_after = *flushed.lock().unwrap_or_else(|error| error.into_inner());
+        let key = CacheKey { epoch: epoch.load(Ordering::Relaxed), stream: Stream::DEFAULT };
+        assert!(!is_after || key != old, "an emptied cache was found");
+        assert!(flusher.join().is_ok());
+    });
+}
