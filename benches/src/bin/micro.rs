@@ -137,8 +137,10 @@ impl Visitor for RunAll<'_> {
         }
         for streams in [StreamChoice::Own, StreamChoice::Shared] {
             for &threads in self.counts {
-                let units = (self.effort.round.as_nanos() / 100) as u64;
-                let rounds = (0..self.effort.rounds).map(|_| churn_on_threads(&allocator, threads, streams, units));
+                // Long enough that threads which start on one processor are soon spread over all.
+                let units = (self.effort.round.as_nanos() / 10) as u64;
+                let rounds =
+                    (0..self.effort.rounds.div_ceil(3)).map(|_| churn_on_threads(&allocator, threads, streams, units));
                 let times = rounds.collect::<Result<Vec<_>, _>>().with_context(|| format!("threads through {name}"))?;
                 let ns = median(times.iter().map(|time| time.as_secs_f64() * 1e9 / units as f64));
                 self.results.add("threads", &name, &threads_label(threads, streams), ns, threads)?;

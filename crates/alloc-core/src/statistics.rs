@@ -15,6 +15,7 @@ pub struct Gauge {
 
 impl Gauge {
     /// Counts `amount` in.
+    #[inline]
     pub fn add(&mut self, amount: u64) {
         self.current = self.current.saturating_add(amount);
         self.peak = self.peak.max(self.current);
@@ -23,6 +24,7 @@ impl Gauge {
     }
 
     /// Counts `amount` out.
+    #[inline]
     pub fn sub(&mut self, amount: u64) {
         self.current = self.current.saturating_sub(amount);
     }

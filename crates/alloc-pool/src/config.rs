@@ -24,7 +24,7 @@ pub struct PoolConfig {
     /// fraction of that peak. Default: 0.025. Environment: `ALLOC_POOL_GROWTH_SLACK`.
     pub growth_slack: f64,
     /// How much further, as a fraction of the same peak, once the pool has moved more than twice the memory that it
-    /// holds: 0.02 for each time. Default: 0.025. Environment: `ALLOC_POOL_GROWTH_SLACK_MOVING`.
+    /// holds: 0.02 for each time. Default: 0.02. Environment: `ALLOC_POOL_GROWTH_SLACK_MOVING`.
     pub growth_slack_moving: f64,
     /// Physical memory is created in pieces of the peak of bytes in use divided by this, so that pieces grow with the
     /// pool. Default: 128. Environment: `ALLOC_POOL_PIECES_PER_PEAK`.
@@ -36,7 +36,7 @@ pub struct PoolConfig {
     /// Environment: `ALLOC_POOL_ADDRESS_SPACE`.
     pub address_space: Option<u64>,
     /// The most bytes of released small blocks that one thread keeps for one stream; 0 turns thread caches off.
-    /// Default: 2 MiB. Environment: `ALLOC_POOL_THREAD_CACHE`.
+    /// Default: 4 MiB. Environment: `ALLOC_POOL_THREAD_CACHE`.
     pub thread_cache: u64,
     /// The most arenas that threads which get in each other's way spread over. Default: the number of processors.
     /// Environment: `ALLOC_POOL_ARENAS`.
@@ -51,11 +51,11 @@ impl Default for PoolConfig {
             limit: None,
             release_threshold: None,
             growth_slack: 0.025,
-            growth_slack_moving: 0.025,
+            growth_slack_moving: 0.02,
             pieces_per_peak: 128,
             max_piece: 64 << 20,
             address_space: None,
-            thread_cache: 2 << 20,
+            thread_cache: 4 << 20,
             arenas: std::thread::available_parallelism().map_or(4, |n| n.get() as u32),
             hook: None,
         }

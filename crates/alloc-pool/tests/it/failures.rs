@@ -33,13 +33,14 @@ struct Run {
 }
 
 impl Run {
-    fn new(addressing: Addressing) -> Self {
+    fn new(addressing: Addressing, release_threshold: Option<u64>) -> Self {
         let leaks = Arc::new(Leaks::default());
         let config = PoolConfig {
             growth_slack: 0.0,
             // Few addresses, so that stale views have to go as well.
             address_space: Some(160 * PAGE),
             limit: Some(140 * PAGE),
+            release_threshold,
             pieces_per_peak: 32,
             hook: Some(Arc::clone(&leaks) as _),
             ..PoolConfig::default()
@@ -159,9 +160,9 @@ impl Run {
 }
 
 /// Every call of the workload fails once, in a run of its own; how many there were.
-fn fail_each(addressing: Addressing, kind: ProviderErrorKind) -> u64 {
+fn fail_each(addressing: Addressing, release_threshold: Option<u64>, kind: ProviderErrorKind) -> u64 {
     for at in 1.. {
-        let mut run = Run::new(addressing);
+        let mut run = Run::new(addressing, release_threshold);
         run.rig.provider.fail_call(at, kind);
         run.work();
         let failed = run.rig.provider.injected_failures() > 0;
@@ -175,7 +176,7 @@ fn fail_each(addressing: Addressing, kind: ProviderErrorKind) -> u64 {
 
 #[test]
 fn the_workload_makes_every_kind_of_call() {
-    let mut run = Run::new(Addressing::Mapped);
+    let mut run = Run::new(Addressing::Mapped, None);
     run.work();
     let (calls, figures) = (run.rig.provider.calls(), run.rig.figures());
     let each = [calls.reserve, calls.create, calls.map, calls.release, calls.record, calls.query, calls.wait];
@@ -188,25 +189,30 @@ fn the_workload_makes_every_kind_of_call() {
 
 #[test]
 fn any_call_may_fail_for_any_reason() {
-    assert!(fail_each(Addressing::Mapped, ProviderErrorKind::Other) > 100);
+    assert!(fail_each(Addressing::Mapped, None, ProviderErrorKind::Other) > 100);
 }
 
 #[test]
 fn any_call_may_run_out_of_something() {
-    assert!(fail_each(Addressing::Mapped, ProviderErrorKind::OutOfMemory) > 100);
+    assert!(fail_each(Addressing::Mapped, None, ProviderErrorKind::OutOfMemory) > 100);
 }
 
 #[test]
 fn any_call_for_segments_may_fail() {
-    assert!(fail_each(Addressing::Segmented, ProviderErrorKind::Other) > 30);
-    assert!(fail_each(Addressing::Segmented, ProviderErrorKind::OutOfMemory) > 30);
+    assert!(fail_each(Addressing::Segmented, None, ProviderErrorKind::Other) > 30);
+    assert!(fail_each(Addressing::Segmented, None, ProviderErrorKind::OutOfMemory) > 30);
+}
+
+#[test]
+fn any_call_may_fail_while_memory_is_given_back_at_once() {
+    assert!(fail_each(Addressing::Mapped, Some(0), ProviderErrorKind::Other) > 100);
 }
 
 #[test]
 fn every_call_from_some_point_on_may_fail() {
     // As when a context dies. What can't be waited for then stays behind, and nothing is touched.
     for at in (1..200).step_by(7) {
-        let mut run = Run::new(Addressing::Mapped);
+        let mut run = Run::new(Addressing::Mapped, None);
         for call in at..at + 5000 {
             run.rig.provider.fail_call(call, ProviderErrorKind::Poisoned);
         }

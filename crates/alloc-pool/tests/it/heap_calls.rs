@@ -143,6 +143,24 @@ fn releases_of_other_threads_blocks_make_no_heap_call() {
 }
 
 #[test]
+fn a_thread_that_empties_its_caches_keeps_nothing_of_them() {
+    let rig = Rig::default();
+    let once = || {
+        for stream in [A, B] {
+            let block = rig.take(4 * KIB, stream);
+            rig.give(block, stream);
+        }
+        rig.pool.flush_thread_cache();
+    };
+    (0..100).for_each(|_| once());
+    let before = BYTES.get();
+    (0..1000).for_each(|_| once());
+    let kept = BYTES.get() - before;
+    assert!(kept < 16 << 10, "{kept} bytes of 2000 caches");
+    rig.close();
+}
+
+#[test]
 fn pools_that_are_gone_leave_nothing_with_the_thread() {
     let once = || {
         let pool = Pool::new(SimulatedProvider::new(simulated()), PoolConfig::default()).unwrap();
