@@ -36,7 +36,7 @@ pub struct PoolConfig {
     /// Environment: `ALLOC_POOL_ADDRESS_SPACE`.
     pub address_space: Option<u64>,
     /// The most bytes of released small blocks that one thread keeps for one stream; 0 turns thread caches off.
-    /// Default: 4 MiB. Environment: `ALLOC_POOL_THREAD_CACHE`.
+    /// Default: 8 MiB. Environment: `ALLOC_POOL_THREAD_CACHE`.
     pub thread_cache: u64,
     /// The most arenas that threads which get in each other's way spread over. Default: the number of processors.
     /// Environment: `ALLOC_POOL_ARENAS`.
@@ -55,7 +55,7 @@ impl Default for PoolConfig {
             pieces_per_peak: 128,
             max_piece: 64 << 20,
             address_space: None,
-            thread_cache: 4 << 20,
+            thread_cache: 8 << 20,
             arenas: std::thread::available_parallelism().map_or(4, |n| n.get() as u32),
             hook: None,
         }

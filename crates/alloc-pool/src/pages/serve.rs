@@ -279,12 +279,12 @@ impl<P: MemoryProvider> Inner<P> {
         u32::try_from(left).unwrap_or(u32::MAX)
     }
 
-    /// How many granules a new piece of memory has: it grows with the pool. A piece for slabs has room for half of what thread
+    /// How many granules a new piece of memory has: it grows with the pool. A piece for slabs has room for a quarter of what thread
     /// caches may keep, so that these don't make a warm program grow.
     fn piece_granules(&self, pages: &Pages<P::Physical>, locked: &Locked<'_>) -> u32 {
         let bytes = if is_for_slabs(locked.own_index) {
             let used = locked.own.heap.used_units() << UNIT_SHIFT;
-            (used / 4).max(self.config.thread_cache / 2) + pages.granule_bytes()
+            (used / 4).max(self.config.thread_cache / 4) + pages.granule_bytes()
         } else {
             (pages.peak_units << UNIT_SHIFT) / u64::from(self.config.pieces_per_peak)
         };
