@@ -194,9 +194,15 @@ unsafe impl DeviceAllocator for AsyncAllocator {
         if let Err(error) = self.context.synchronize() {
             tracing::debug!(%error, "trimming without having waited");
         }
-        // SAFETY: the pool lives as long as this.
-        if let Err(error) = unsafe { self.context.pool_trim(self.pool, keep) } {
-            tracing::debug!(%error, "the driver's pool was not trimmed");
+        // The driver keeps at least as much as it is told to, in units of its own (32 MiB); the promise is at most.
+        for keep in [keep, 0] {
+            if self.figure(PoolAttribute::Reserved) <= keep {
+                break;
+            }
+            // SAFETY: the pool lives as long as this.
+            if let Err(error) = unsafe { self.context.pool_trim(self.pool, keep) } {
+                tracing::debug!(%error, "the driver's pool was not trimmed");
+            }
         }
         before.saturating_sub(self.figure(PoolAttribute::Reserved))
     }

@@ -6,6 +6,8 @@ use crate::abi::{INVALID_VALUE, OUT_OF_MEMORY};
 use crate::world::World;
 
 pub(crate) const GRANULARITY: u64 = 2 << 20;
+/// What a pool gives back at a time.
+const POOL_UNIT: u64 = 32 << 20;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
@@ -151,6 +153,15 @@ impl World {
         }
     }
 
+    /// Whether a range begins in one mapping and ends in another.
+    pub(crate) fn spans_mappings(&self, address: u64, bytes: u64) -> bool {
+        let begins_in = self.mappings.range(..=address).next_back();
+        begins_in.is_some_and(|(start, mapping)| {
+            let end = start + mapping.bytes;
+            (address..address.saturating_add(bytes)).contains(&end) && address < end
+        })
+    }
+
     pub(crate) fn allocate(&mut self, device: usize, bytes: u64, kind: Kind) -> Result<u64, i32> {
         if bytes == 0 {
             return Err(INVALID_VALUE);
@@ -212,7 +223,8 @@ impl World {
 
     pub(crate) fn trim_pool(&mut self, pool: u64, keep: u64) -> Result<(), i32> {
         let pool = self.pools.get_mut(&pool).ok_or(INVALID_VALUE)?;
-        let target = pool.used.max(keep.min(pool.reserved));
+        // The driver gives back in units of its own.
+        let target = pool.used.max(keep.next_multiple_of(POOL_UNIT).min(pool.reserved));
         self.devices[pool.device].used -= pool.reserved - target;
         pool.reserved = target;
         Ok(())

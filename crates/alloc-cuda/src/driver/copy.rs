@@ -1,4 +1,7 @@
 //! Copies and fills in stream order.
+//!
+//! The context is made current even where the stream alone would name it: without a current one, the driver (580,
+//! CUDA 13.0) refuses to copy ranges that lie in several mappings, as a pool's blocks do.
 
 use alloc_core::ProviderError;
 
@@ -12,7 +15,7 @@ impl Context {
     /// # Safety
     /// Both ranges are valid until the stream has come past the copy, and nothing else conflicts with it meanwhile.
     pub(crate) unsafe fn copy(&self, to: u64, from: u64, bytes: u64, stream: Target) -> Result<(), ProviderError> {
-        let _current = self.enter_for(stream)?;
+        let _current = self.enter()?;
         // SAFETY: the caller's promise.
         self.check("cuMemcpyAsync", unsafe { calls::cuMemcpyAsync(to, from, bytes as usize, stream.handle()) })
     }
@@ -28,7 +31,7 @@ impl Context {
         bytes: u64,
         stream: Target,
     ) -> Result<(), ProviderError> {
-        let _current = self.enter_for(stream)?;
+        let _current = self.enter()?;
         // SAFETY: the caller's promise.
         self.check("cuMemcpyPeerAsync", unsafe {
             calls::cuMemcpyPeerAsync(
@@ -45,7 +48,7 @@ impl Context {
     /// # Safety
     /// The range is valid until the stream has come past the fill, and nothing else uses it meanwhile.
     pub(crate) unsafe fn fill(&self, to: u64, bytes: u64, value: u8, stream: Target) -> Result<(), ProviderError> {
-        let _current = self.enter_for(stream)?;
+        let _current = self.enter()?;
         // SAFETY: the caller's promise.
         self.check("cuMemsetD8Async", unsafe { calls::cuMemsetD8Async(to, value, bytes as usize, stream.handle()) })
     }

@@ -14,6 +14,10 @@ fn copy(world: &mut World, to: u64, from: u64, bytes: u64, stream: u64) -> Resul
         return Ok(());
     }
     let captured = world.queues.get(&key).is_some_and(|queue| queue.capture.is_some());
+    // As the driver does, which finds one mapping without a current context and not the next.
+    if world.current().is_err() && [from, to].iter().any(|start| world.spans_mappings(*start, bytes)) {
+        return Err(INVALID_VALUE);
+    }
     match (world.reach_any(from, bytes), world.reach_any(to, bytes)) {
         (Reach::Fault, _) | (_, Reach::Fault) => Err(INVALID_VALUE),
         (Reach::Pageable, _) | (_, Reach::Pageable) if captured => Err(STREAM_CAPTURE_UNSUPPORTED),

@@ -1,10 +1,10 @@
 //! What the driver's codes become.
 
-use alloc_core::{AllocError, DeviceAllocator, MemoryProvider, ProviderErrorKind, Stream};
-use alloc_cuda::{CudaStream, DeviceOptions, DeviceProvider};
+use alloc_core::{AllocError, Block, DeviceAllocator, MemoryProvider, OutOfMemory, ProviderErrorKind, Stream};
+use alloc_cuda::{CudaStream, DeviceOptions, DevicePool, DeviceProvider};
 use alloc_pool::PoolConfig;
 
-use super::harness::{bytes, fake, release};
+use super::harness::{bytes, fake, gpu_alone, release};
 
 #[test]
 fn a_code_that_nobody_knows_keeps_its_number() {
@@ -82,6 +82,52 @@ fn running_out_carries_the_true_figures_a_hundred_times() {
     assert_eq!(pool.trim(0), held);
     assert_eq!(pool.statistics().reserved.current, 0);
     assert_eq!(fake.used(0), used - held);
+}
+
+/// Takes blocks of a size until there is no more memory, and gives them and the error.
+fn fill(pool: &DevicePool, size: u64, stream: Stream, blocks: &mut Vec<Block>) -> OutOfMemory {
+    loop {
+        match pool.allocate(bytes(size), stream) {
+            Ok(block) => blocks.push(block),
+            Err(AllocError::OutOfMemory(error)) => break *error,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn a_real_card_is_filled_to_the_last_page_a_hundred_times() {
+    let Some(_gpu) = gpu_alone() else { return };
+    let provider = DeviceProvider::new(0, &DeviceOptions::default()).unwrap();
+    let (page, stream) = (provider.granularity(), CudaStream::new(0).unwrap());
+    alloc_cuda::global(0).unwrap().trim(0);
+    let pool = alloc_cuda::device_pool(0, &DeviceOptions::default(), PoolConfig::default()).unwrap();
+    let at_start = provider.memory().unwrap();
+    let mut filled = None;
+    for round in 0..100 {
+        let mut blocks = Vec::new();
+        fill(&pool, 1 << 30, stream.stream(), &mut blocks);
+        fill(&pool, 32 << 20, stream.stream(), &mut blocks);
+        let error = fill(&pool, page, stream.stream(), &mut blocks);
+        let in_use: u64 = blocks.iter().map(Block::size).sum();
+        let memory = provider.memory().unwrap();
+        assert_eq!((error.requested, error.in_use, error.reserved), (page, in_use, in_use));
+        assert_eq!((error.device_free, error.device_total), (Some(memory.free), Some(memory.total)));
+        // The driver keeps some to itself; it gives up with less than a hundredth of the card left.
+        assert!(memory.free < memory.total / 100, "{} bytes are still free", memory.free);
+        // What the driver keeps for page tables varies a little.
+        let first = *filled.get_or_insert(in_use);
+        assert!(first.abs_diff(in_use) < memory.total / 1000, "{first} bytes at first, {in_use} in round {round}");
+        for block in blocks {
+            release(&*pool, block, stream.stream());
+        }
+        if round % 10 == 9 {
+            assert_eq!(pool.trim(0), in_use);
+            assert_eq!(pool.statistics().reserved.current, 0);
+            let free = provider.memory().unwrap().free;
+            assert!(at_start.free.abs_diff(free) < memory.total / 1000, "{free} of {} bytes are free", at_start.free);
+        }
+    }
 }
 
 #[test]

@@ -122,6 +122,39 @@ pub fn any_device() -> Shared {
     Shared(())
 }
 
+/// The real driver, alone: for tests that take all of its memory or look at how much is free.
+#[derive(Debug)]
+pub struct Alone(());
+
+/// The real driver, alone, or `None` on the fake one.
+pub fn gpu_alone() -> Option<Alone> {
+    if !on_gpu() {
+        return None;
+    }
+    assert!(alloc_cuda::is_available(), "no GPU: {:?}", alloc_cuda::device_count());
+    take_gate_alone();
+    Some(Alone(()))
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        open_gate();
+    }
+}
+
+fn take_gate_alone() {
+    let gate = GATE.lock().unwrap_or_else(PoisonError::into_inner);
+    GATE_MOVED
+        .wait_while(gate, |gate| gate.exclusive || gate.shared > 0)
+        .unwrap_or_else(PoisonError::into_inner)
+        .exclusive = true;
+}
+
+fn open_gate() {
+    GATE.lock().unwrap_or_else(PoisonError::into_inner).exclusive = false;
+    GATE_MOVED.notify_all();
+}
+
 impl Drop for Shared {
     fn drop(&mut self) {
         GATE.lock().unwrap_or_else(PoisonError::into_inner).shared -= 1;
@@ -138,11 +171,7 @@ pub fn fake() -> Option<Fake> {
         return None;
     }
     control();
-    let gate = GATE.lock().unwrap_or_else(PoisonError::into_inner);
-    GATE_MOVED
-        .wait_while(gate, |gate| gate.exclusive || gate.shared > 0)
-        .unwrap_or_else(PoisonError::into_inner)
-        .exclusive = true;
+    take_gate_alone();
     fake_cuda_clear();
     Some(Fake(()))
 }
@@ -151,8 +180,7 @@ impl Drop for Fake {
     fn drop(&mut self) {
         let violations = self.violations();
         fake_cuda_clear();
-        GATE.lock().unwrap_or_else(PoisonError::into_inner).exclusive = false;
-        GATE_MOVED.notify_all();
+        open_gate();
         if !std::thread::panicking() {
             assert_eq!(violations, Vec::<String>::new());
         }

@@ -19,10 +19,10 @@ fn a_thousand_growing_and_moving_allocations_finish_before_queued_work_does() {
     let kernels = Kernels::new(counter, &busy);
     let options = DeviceOptions::default().addressing(Addressing::Mapped);
     let pool = alloc_cuda::device_pool(0, &options, PoolConfig::default()).unwrap();
-    // What is there before: free pages of another stream, to be moved.
-    let free: Vec<_> = (0..100).map(|_| pool.allocate(bytes(4 << 20), other.stream()).unwrap()).collect();
-    for block in free {
-        release(&*pool, block, other.stream());
+    // What is there before: every second page run is free, so that larger blocks need pages from several holes.
+    let mut kept: Vec<_> = (0..200).map(|_| pool.allocate(bytes(4 << 20), other.stream()).unwrap()).collect();
+    for index in (0..100).rev() {
+        release(&*pool, kept.swap_remove(2 * index), other.stream());
     }
     other.synchronize().unwrap();
     let before = pool.statistics();
@@ -34,17 +34,22 @@ fn a_thousand_growing_and_moving_allocations_finish_before_queued_work_does() {
     kernels.fill(marker, 1, 600_000_000, &busy);
     let mut blocks = Vec::new();
     for round in 0..1000_u64 {
-        blocks.push(pool.allocate(bytes(256 << 10 << (round % 4)), idle.stream()).unwrap());
+        let size = if round % 20 == 0 { 8 << 20 } else { 256 << 10 << (round % 4) };
+        blocks.push(pool.allocate(bytes(size), idle.stream()).unwrap());
     }
     assert!(!busy.is_idle().unwrap(), "the allocations waited for the device");
     let after = pool.statistics();
     assert!(after.provider_calls.create > before.provider_calls.create, "nothing grew");
+    assert!(after.moves > before.moves, "nothing moved");
 
     if let Some(fake) = &fake {
         fake.resume(busy.stream());
     }
     for block in blocks {
         release(&*pool, block, idle.stream());
+    }
+    for block in kept {
+        release(&*pool, block, other.stream());
     }
     drop(pool);
     drop(kernels);
