@@ -19,7 +19,8 @@ use crate::transfer::CudaTransfer;
 ///
 /// Every call costs a driver call, which is what it is measured against; blocks may be used in graphs that capture
 /// their allocation. Blocks still in use when this is dropped stay valid
-/// and are never freed.
+/// and are never freed. Dropping it waits for the device's work, gives the memory back and keeps the empty driver pool
+/// for the next allocator of the process.
 ///
 /// ```
 /// use alloc_core::{DeviceAllocator, Layout, Stream, StreamSet};
@@ -38,7 +39,25 @@ pub struct AsyncAllocator {
     context: &'static Context,
     transfer: &'static CudaTransfer,
     pool: u64,
+    /// The driver's numbers of the peers that the pool gives access.
+    access: Vec<i32>,
     books: Mutex<Books>,
+}
+
+/// A driver pool that no allocator uses, with nothing in it. Pools are kept for later allocators and never destroyed:
+/// driver 580 (CUDA 13.0) deadlocks when `cuMemPoolDestroy` meets `cuEventSynchronize` on another thread, also after
+/// all work was waited for.
+#[derive(Debug)]
+struct SparePool {
+    ordinal: u16,
+    access: Vec<i32>,
+    pool: u64,
+}
+
+static SPARE_POOLS: Mutex<Vec<SparePool>> = Mutex::new(Vec::new());
+
+fn spare_pools() -> MutexGuard<'static, Vec<SparePool>> {
+    SPARE_POOLS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl AsyncAllocator {
@@ -75,8 +94,14 @@ impl AsyncAllocator {
             }
             access.push(peer.device());
         }
-        let pool = context.pool_create(&access)?;
-        Ok(Self { context, transfer: CudaTransfer::of(ordinal)?, pool, books: Mutex::default() })
+        let transfer = CudaTransfer::of(ordinal)?;
+        let spare = {
+            let mut spare = spare_pools();
+            let found = spare.iter().position(|spare| spare.ordinal == ordinal && spare.access == access);
+            found.map(|index| spare.swap_remove(index).pool)
+        };
+        let pool = spare.map_or_else(|| context.pool_create(&access), Ok)?;
+        Ok(Self { context, transfer, pool, access, books: Mutex::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Books> {
@@ -230,12 +255,23 @@ unsafe impl DeviceAllocator for AsyncAllocator {
 
 impl Drop for AsyncAllocator {
     fn drop(&mut self) {
-        let living = self.lock().living();
+        let (living, leaked) = {
+            let books = self.lock();
+            (books.living(), books.statistics.leaked)
+        };
         if living > 0 {
             tracing::warn!(living, device = %self.device(), "an allocator was dropped with blocks in use");
         }
-        // SAFETY: the pool is ours and this is its only destruction. The driver keeps it as long as blocks of it are
-        // in use. A failure leaves nothing to be done.
-        let _ = unsafe { self.context.pool_destroy(self.pool) };
+        self.trim(0);
+        if living > 0 || leaked > 0 || self.figure(PoolAttribute::Reserved) > 0 {
+            return;
+        }
+        // SAFETY: the pool lives, and nothing of it is in use. At worst the next allocator's peak is too high.
+        let _ = unsafe { self.context.pool_forget_peak(self.pool) };
+        spare_pools().push(SparePool {
+            ordinal: self.context.ordinal(),
+            access: std::mem::take(&mut self.access),
+            pool: self.pool,
+        });
     }
 }

@@ -230,12 +230,16 @@ impl Context {
         made.map(|()| pool)
     }
 
+    /// Makes the pool's highest figure what it holds now.
+    ///
     /// # Safety
-    /// The pool came from [`Context::pool_create`], is destroyed once, and nothing of it is in use.
-    pub(crate) unsafe fn pool_destroy(&self, pool: u64) -> Result<(), ProviderError> {
-        let _current = self.enter_relaxed()?;
-        // SAFETY: the caller's promise.
-        self.check("cuMemPoolDestroy", unsafe { calls::cuMemPoolDestroy(pool) })
+    /// The pool lives.
+    pub(crate) unsafe fn pool_forget_peak(&self, pool: u64) -> Result<(), ProviderError> {
+        let mut zero = 0_u64;
+        // SAFETY: the caller's promise; the attribute's value is a 64-bit integer.
+        self.check("cuMemPoolSetAttribute", unsafe {
+            calls::cuMemPoolSetAttribute(pool, PoolAttribute::ReservedHigh as i32, (&raw mut zero).cast::<c_void>())
+        })
     }
 
     /// # Safety

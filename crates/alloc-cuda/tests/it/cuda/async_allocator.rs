@@ -8,7 +8,7 @@ use super::harness::{Living, bytes, fake, release};
 #[test]
 fn every_allocation_is_freed_once() {
     let Some(fake) = fake() else { return };
-    let (pools, pooled) = (fake.living(Living::Pools), fake.living(Living::Pooled));
+    let pooled = fake.living(Living::Pooled);
     let allocator = AsyncAllocator::new(0).unwrap();
     let blocks: Vec<_> = (1..=100).map(|i| allocator.allocate(bytes(i * 1000), Stream::DEFAULT).unwrap()).collect();
     assert_eq!(fake.living(Living::Pooled), pooled + 100);
@@ -26,8 +26,29 @@ fn every_allocation_is_freed_once() {
     // SAFETY: the contract allows stale releases to be tried; they are refused.
     let again = unsafe { allocator.release(blocks[3], Stream::DEFAULT, StreamSet::EMPTY) };
     assert!(matches!(again, Err(ReleaseError::Stale { .. })), "{again:?}");
-    drop(allocator);
+}
+
+#[test]
+fn an_empty_driver_pool_is_kept_for_the_next_allocator() {
+    let Some(fake) = fake() else { return };
+    let one = AsyncAllocator::new(0).unwrap();
+    let block = one.allocate(bytes(1 << 20), Stream::DEFAULT).unwrap();
+    release(&one, block, Stream::DEFAULT);
+    let pools = fake.living(Living::Pools);
+    drop(one);
+    let two = AsyncAllocator::new(0).unwrap();
     assert_eq!(fake.living(Living::Pools), pools);
+    let reserved = two.statistics().reserved;
+    assert_eq!((reserved.current, reserved.peak), (0, 0));
+    // One with a block in it is not.
+    let kept = two.allocate(bytes(1 << 20), Stream::DEFAULT).unwrap();
+    drop(two);
+    let three = AsyncAllocator::new(0).unwrap();
+    assert_eq!(three.statistics().reserved.current, 0);
+    assert_eq!(fake.calls("cuMemPoolDestroy"), 0);
+    // SAFETY: the allocator of the block is gone; this one does not know it.
+    let foreign = unsafe { three.release(kept, Stream::DEFAULT, StreamSet::EMPTY) };
+    assert!(matches!(foreign, Err(ReleaseError::Foreign { .. })), "{foreign:?}");
 }
 
 #[test]
