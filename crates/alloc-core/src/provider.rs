@@ -136,6 +136,22 @@ pub unsafe trait MemoryProvider: Debug + Send + Sync + 'static {
     /// What the backend reports.
     fn is_complete(&self, event: &Self::Event) -> Result<bool, ProviderError>;
 
+    /// Whether all work submitted to the stream so far is known to be complete. `false` where that may not be asked at
+    /// present: while the stream is being captured, and while any is if the backend then forbids the question.
+    /// Backends that can ask a stream without an event had better.
+    ///
+    /// # Errors
+    /// What the backend reports.
+    fn is_idle(&self, stream: Stream) -> Result<bool, ProviderError> {
+        if self.is_capturing(stream)? {
+            return Ok(false);
+        }
+        let Some(event) = self.record(stream)? else { return Ok(true) };
+        let complete = self.is_complete(&event);
+        self.recycle(event);
+        complete
+    }
+
     /// Makes work that is submitted to `stream` from now on wait for the event.
     ///
     /// # Errors

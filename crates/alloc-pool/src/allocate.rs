@@ -14,7 +14,7 @@ use crate::id::{MAX_NODES, Name, slab_and_slot, slot_number};
 use crate::ledger::SlabFacts;
 use crate::local::{self, Call};
 use crate::pages::{Failure, Patience};
-use crate::placement::heap::{Ask, NIL, SHARED_TAG, Tag};
+use crate::placement::heap::{Ask, NIL, SHARED_TAG, Tag, TagSet};
 use crate::placement::slab::EmptySlab;
 use crate::placement::units::{
     SMALL_MAX, UNIT, UNIT_SHIFT, class_bytes, class_of, class_slots, class_stride, class_units, units_of,
@@ -403,14 +403,19 @@ impl<P: MemoryProvider> Inner<P> {
     ) -> Result<(u32, u32), AllocError> {
         // While a stream is captured nothing may be asked or waited for.
         let capturing = self.driver.provider().is_capturing(stream)?;
+        let mut busy = 0;
         if !capturing {
             self.poll_parked();
+            match self.take_from_idle(arena, ask) {
+                Ok(node) => return Ok((arena, node)),
+                Err(asked) => busy = asked,
+            }
         }
         let mut remedies = Remedies { capturing, ..Remedies::default() };
         loop {
             let served = {
                 let mut pages = self.lock_pages();
-                let served = self.serve(&mut pages, arena, stream, ask);
+                let served = self.serve(&mut pages, arena, (stream, ask), std::mem::take(&mut busy));
                 self.defer_notes(&mut pages);
                 served
             };
@@ -436,6 +441,22 @@ impl<P: MemoryProvider> Inner<P> {
                 return Err(error.into());
             }
         }
+    }
+
+    /// Free memory of the arena that other streams used, if those are idle; else the streams that were asked and are
+    /// not.
+    fn take_from_idle(&self, arena: u32, ask: Ask) -> Result<u32, TagSet> {
+        let owner = self.arena(arena).ok_or(0_u64)?;
+        let state = owner.lock();
+        let (users, stamp) = (state.heap.users_of_best(ask).ok_or(0_u64)?, state.heap.now());
+        drop(state);
+        let idle = self.idle_tags(users);
+        if idle != users {
+            return Err(users & !idle);
+        }
+        let mut state = owner.lock();
+        state.heap.note_complete(idle, stamp);
+        state.heap.allocate(ask).ok_or(0)
     }
 
     /// Free memory of any arena, at worst such as the stream has to wait for. The arena and the node.

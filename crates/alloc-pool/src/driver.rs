@@ -105,6 +105,11 @@ impl<P: MemoryProvider> Driver<P> {
         self.provider.is_complete(event)
     }
 
+    pub(crate) fn is_idle(&self, stream: Stream) -> Result<bool, ProviderError> {
+        count(&self.query);
+        self.provider.is_idle(stream)
+    }
+
     pub(crate) fn synchronize(&self, event: &P::Event) -> Result<(), ProviderError> {
         count(&self.query);
         self.provider.synchronize(event)

@@ -295,9 +295,6 @@ impl<P: MemoryProvider> Inner<P> {
             return 0;
         }
         let mut table = self.lock_tags();
-        if !self.may_ask_in(&table) {
-            return 0;
-        }
         let (mut rest, mut idle) = (tags, 0);
         while rest != 0 {
             let tag = rest.trailing_zeros();
@@ -322,15 +319,12 @@ impl<P: MemoryProvider> Inner<P> {
     }
 
     fn is_idle_in(&self, tags: &mut Tags<P::Event>, stream: Stream) -> Result<bool, ProviderError> {
-        if let Some(event) = tags.retired.get_mut(&stream) {
-            return self.settle_event(event);
+        if tags.retired.contains_key(&stream) {
+            let may_ask = self.may_ask_in(tags);
+            let event = tags.retired.get_mut(&stream).filter(|event| event.is_none() || may_ask);
+            return event.map_or(Ok(false), |event| self.settle_event(event));
         }
-        let mut event = self.driver.record(stream)?;
-        let idle = self.settle_event(&mut event);
-        if let Some(event) = event {
-            self.driver.provider().recycle(event);
-        }
-        idle
+        self.driver.is_idle(stream)
     }
 
     /// Whether the event is complete; a complete one is given back.

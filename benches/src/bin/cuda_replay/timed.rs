@@ -79,6 +79,9 @@ unsafe impl MemoryProvider for Timed {
     fn is_complete(&self, event: &Event) -> Result<bool, ProviderError> {
         self.time(|inner| inner.is_complete(event))
     }
+    fn is_idle(&self, stream: Stream) -> Result<bool, ProviderError> {
+        self.time(|inner| inner.is_idle(stream))
+    }
     fn make_wait(&self, stream: Stream, event: &Event) -> Result<(), ProviderError> {
         self.time(|inner| inner.make_wait(stream, event))
     }

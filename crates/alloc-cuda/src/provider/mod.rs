@@ -24,6 +24,14 @@ fn make_wait(context: &Context, stream: Stream, event: &Event) -> Result<(), Pro
     unsafe { event.make_wait(context, stream) }
 }
 
+fn is_idle(context: &Context, stream: Stream) -> Result<bool, ProviderError> {
+    // A capture anywhere in the process forbids the question to threads that have not relaxed.
+    let _relaxed = context.relax()?;
+    let target = Target::of(stream);
+    // SAFETY: a stream that is named to an allocator lives until it is retired.
+    Ok(!unsafe { context.stream_is_capturing(target) }? && unsafe { context.stream_is_idle(target) }?)
+}
+
 fn is_capturing(context: &Context, stream: Stream) -> Result<bool, ProviderError> {
     // SAFETY: as above.
     unsafe { context.stream_is_capturing(Target::of(stream)) }

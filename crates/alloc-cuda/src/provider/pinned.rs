@@ -168,6 +168,10 @@ unsafe impl MemoryProvider for PinnedProvider {
         event.is_complete()
     }
 
+    fn is_idle(&self, stream: Stream) -> Result<bool, ProviderError> {
+        super::is_idle(self.context, stream)
+    }
+
     fn make_wait(&self, stream: Stream, event: &Event) -> Result<(), ProviderError> {
         super::make_wait(self.context, stream, event)
     }

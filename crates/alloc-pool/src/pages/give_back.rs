@@ -42,7 +42,8 @@ impl<P: MemoryProvider> Inner<P> {
         let mut stamps = Vec::new();
         for arena in 0..pages.arena_count() {
             let Some(owner) = self.arena(arena) else { continue };
-            let state = owner.lock();
+            let mut state = owner.lock();
+            state.heap.join_neighbours(TagSet::MAX);
             stamps.push((owner, state.heap.now()));
             pages.search += 1;
             pages.scratch.found.clear();

@@ -70,16 +70,17 @@ const ROUNDS_BEFORE_MORE: f64 = 2.0;
 const MORE_PER_ROUND: f64 = 0.02;
 
 impl<P: MemoryProvider> Inner<P> {
-    /// A used node of the arena for the request, with memory behind all of it that `stream` may use.
+    /// A used node of the arena for the request, with memory behind all of it that `stream` may use. The `busy`
+    /// streams are known not to be idle.
     pub(crate) fn serve(
         &self,
         pages: &mut Pages<P::Physical>,
         arena: u32,
-        stream: Stream,
-        ask: Ask,
+        (stream, ask): (Stream, Ask),
+        busy: TagSet,
     ) -> Result<u32, Failure> {
         let Some(own) = self.arena(arena) else { return Err(Failure::AddressSpace) };
-        let situation = self.survey(pages, own, arena, stream, ask.tag);
+        let situation = self.survey(pages, (own, arena), stream, ask.tag, busy);
         let mut locked = Locked { own_index: arena, own: own.lock(), others: Vec::new() };
         if !situation.capturing() {
             for index in (0..pages.arena_count()).filter(|&index| index != arena) {
@@ -92,6 +93,14 @@ impl<P: MemoryProvider> Inner<P> {
         }
         if let Some(node) = locked.own.heap.allocate(ask) {
             return Ok(node);
+        }
+        locked.own.heap.join_neighbours(own_set(ask.tag));
+        if let Some(node) = locked.own.heap.allocate(ask) {
+            return Ok(node);
+        }
+        locked.own.heap.join_neighbours(TagSet::MAX);
+        for (_, state) in &mut locked.others {
+            state.heap.join_neighbours(TagSet::MAX);
         }
         pages.misses += 1;
         pages.search += 1;
@@ -141,7 +150,14 @@ impl<P: MemoryProvider> Inner<P> {
 
     /// Finds out which streams are idle, before the arenas are locked. The stamps are taken first: what is released
     /// meanwhile is not taken for complete.
-    fn survey(&self, pages: &Pages<P::Physical>, own: &Arena, arena: u32, stream: Stream, tag: Tag) -> Situation {
+    fn survey(
+        &self,
+        pages: &Pages<P::Physical>,
+        (own, arena): (&Arena, u32),
+        stream: Stream,
+        tag: Tag,
+        busy: TagSet,
+    ) -> Situation {
         let untouchable = self.untouchable_tags(stream);
         let capturing = untouchable == TagSet::MAX;
         let state = own.lock();
@@ -162,7 +178,7 @@ impl<P: MemoryProvider> Inner<P> {
         let debris = pages.has_debris(arena);
         let own_matters = if debris { own_set(tag) } else { 0 };
         let asked = if capturing { 0 } else { (seen & !own_set(tag)) | own_matters };
-        let idle = self.idle_tags(asked);
+        let idle = self.idle_tags(asked & !busy);
         Situation { untouchable, debris, idle, own_seen, own_stamp, other_stamps }
     }
 

@@ -1,11 +1,13 @@
 //! One contiguous range of addresses cut into used, free and unbacked pieces.
 //!
 //! Pieces are nodes in one array, linked by index in address order; free ones are also in the [`Bins`], holes
-//! (addresses with no memory active behind them) in a list of their own. Neighbours of the same kind always merge, so
-//! a heap whose blocks are all released is one free piece for each run of backed addresses.
+//! (addresses with no memory active behind them) in a list of their own. Neighbours of the same kind merge, so a heap
+//! whose blocks are all released is one free piece for each run of backed addresses.
 //!
 //! Several streams share a heap. A free piece carries the set of streams whose work may still touch it and a stamp
-//! that says when the last of it was released; what is known to be complete is noted per stream as a stamp too.
+//! that says when the last of it was released; what is known to be complete is noted per stream as a stamp too. What
+//! different streams may still use stays apart, lest neither could have any of it, until it is known to be complete
+//! or a miss needs everything in one piece.
 
 mod node;
 
@@ -177,6 +179,12 @@ impl Heap {
         Some(self.claim(index, u32::try_from(start).ok()?, ask))
     }
 
+    /// The streams that have to be waited for before `ask.tag` may have the free memory that fits best.
+    pub(crate) fn users_of_best(&self, ask: Ask) -> Option<TagSet> {
+        let index = self.fit(ask, |_, _| true)?;
+        Some(self.in_the_way(&self.nodes[index as usize], ask.tag))
+    }
+
     /// The best free node that is usable; the top only if there is no other.
     #[inline]
     fn fit(&self, ask: Ask, usable: impl Fn(&Self, &Node) -> bool) -> Option<u32> {
@@ -220,20 +228,54 @@ impl Heap {
         node.users = 1 << node.tag;
         node.stamp = self.now;
         self.used_units -= u64::from(node.units);
-        let mut index = index;
-        let next = self.nodes[index as usize].next;
-        if next != NIL && self.nodes[next as usize].kind == Kind::Free {
+        let users = 1 << node.tag;
+        let (mut index, next, prev) = (index, node.next, node.prev);
+        if next != NIL && self.nodes[next as usize].kind == Kind::Free && self.may_join(next, users) {
             self.unlink_free(next);
             self.absorb_next(index);
         }
-        let prev = self.nodes[index as usize].prev;
-        if prev != NIL && self.nodes[prev as usize].kind == Kind::Free {
+        if prev != NIL && self.nodes[prev as usize].kind == Kind::Free && self.may_join(prev, users) {
             self.unlink_free(prev);
             self.absorb_next(prev);
             index = prev;
         }
+        self.nodes[index as usize].users = users;
         self.link_free(index);
         index
+    }
+
+    /// Whether free memory may merge with such as `users` are done with: not if streams other than these may still use
+    /// it, since none of them could have the whole then.
+    #[inline]
+    fn may_join(&self, index: u32, users: TagSet) -> bool {
+        let node = &self.nodes[index as usize];
+        node.users == users || self.unfinished(node) & !users == 0
+    }
+
+    /// Merges free neighbours that were kept apart: those that no stream but `users` may still use.
+    pub(crate) fn join_neighbours(&mut self, users: TagSet) {
+        if self.seen.count_ones() < 2 {
+            return;
+        }
+        let mut index = self.containing(0, 0);
+        while index != NIL {
+            let next = self.nodes[index as usize].next;
+            if next == NIL {
+                break;
+            }
+            let (one, two) = (&self.nodes[index as usize], &self.nodes[next as usize]);
+            let both_free = one.kind == Kind::Free && two.kind == Kind::Free;
+            let unfinished = if both_free { self.unfinished(one) | self.unfinished(two) } else { 0 };
+            if both_free && unfinished & !users == 0 {
+                self.unlink_free(next);
+                self.unlink_free(index);
+                self.absorb_next(index);
+                self.nodes[index as usize].users = unfinished;
+                self.link_free(index);
+            } else {
+                index = next;
+            }
+        }
     }
 
     /// Makes one used node at `start`. `first` is a free node or hole at or before it, and everything from there to
@@ -512,7 +554,11 @@ impl Heap {
                 return Err(format!("node {index} at {} where {at} was due", node.start));
             }
             if node.kind == last && last != Kind::Used {
-                return Err(format!("node {index} did not merge with its neighbour"));
+                let before = self.unfinished(&self.nodes[prev as usize]);
+                let apart = node.kind == Kind::Free && before != self.unfinished(node);
+                if !apart {
+                    return Err(format!("node {index} did not merge with its neighbour"));
+                }
             }
             match node.kind {
                 Kind::Free => free += u64::from(node.units),

@@ -360,6 +360,17 @@ impl Books {
         Ok(self.streams.is_complete(event))
     }
 
+    /// Says no while any stream is captured: a backend may forbid the question then.
+    pub(super) fn is_idle(&mut self, stream: Stream) -> Result<bool, ProviderError> {
+        self.calls.query += 1;
+        self.enter("is_idle")?;
+        if self.streams.captured_stream().is_some() {
+            return Ok(false);
+        }
+        let point = self.streams.record(stream);
+        Ok(point.is_none_or(|point| self.streams.is_complete(&point)))
+    }
+
     pub(super) fn synchronize(&mut self, event: &SimulatedEvent) -> Result<(), ProviderError> {
         self.calls.query += 1;
         self.enter("synchronize")?;

@@ -72,6 +72,10 @@ unsafe impl MemoryProvider for SimulatedProvider {
         self.books().is_complete(event)
     }
 
+    fn is_idle(&self, stream: Stream) -> Result<bool, ProviderError> {
+        self.books().is_idle(stream)
+    }
+
     fn make_wait(&self, stream: Stream, event: &Self::Event) -> Result<(), ProviderError> {
         self.books().make_wait(stream, event)
     }

@@ -1,6 +1,6 @@
 //! The stream rules, as driver calls.
 
-use alloc_core::{DeviceAllocator, StreamSet};
+use alloc_core::{DeviceAllocator, Place, StreamSet};
 use alloc_cuda::{CudaStream, DeviceOptions};
 use alloc_pool::PoolConfig;
 
@@ -39,10 +39,14 @@ fn memory_crosses_only_after_an_event() {
     let block = pool.allocate(bytes(30 << 20), from.stream()).unwrap();
     fake.clear();
     fake.hold(from.stream());
+    let place = Place { device: pool.device(), address: block.address() };
+    // SAFETY: the block is in use on the stream.
+    unsafe { pool.transfer().fill(place, 1, 0, from.stream()) }.unwrap();
     release(&*pool, block, from.stream());
     let taken = pool.allocate(bytes(30 << 20), to.stream()).unwrap();
     let log = fake.log();
     let position = |name: &str, subject: u64| log.iter().position(|call| *call == (name.to_owned(), subject));
+    assert!(position("cuStreamQuery", from.handle()) < position("cuEventRecord", from.handle()));
     let recorded = position("cuEventRecord", from.handle()).expect("an event on the stream that had the memory");
     let waited = position("cuStreamWaitEvent", to.handle());
     let synchronised = log.iter().position(|(name, _)| name == "cuEventSynchronize");

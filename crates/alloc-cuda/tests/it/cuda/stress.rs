@@ -66,6 +66,9 @@ unsafe impl MemoryProvider for Reckless {
     fn record(&self, stream: Stream) -> Result<Option<Event>, ProviderError> {
         self.0.record(stream)
     }
+    fn is_idle(&self, _stream: Stream) -> Result<bool, ProviderError> {
+        Ok(true)
+    }
     fn is_complete(&self, _event: &Event) -> Result<bool, ProviderError> {
         Ok(true)
     }

@@ -90,6 +90,50 @@ fn merged_memory_keeps_all_its_users() {
 }
 
 #[test]
+fn memory_of_two_streams_stays_apart_while_both_may_use_theirs() {
+    let mut heap = backed(100);
+    let theirs = Ask { tag: 1, ..ask(50) };
+    let (a, b) = (heap.allocate(ask(50)).unwrap(), heap.allocate(theirs).unwrap());
+    heap.release(a);
+    heap.release(b);
+    heap.check().unwrap();
+    let again = (heap.allocate(ask(50)), heap.allocate(theirs));
+    assert_eq!(again, (Some(a), Some(b)), "each has its own, and asks nobody");
+    heap.release(a);
+    heap.release(b);
+    heap.join_neighbours(1);
+    assert_eq!(heap.largest_free(), 50, "the other's is not complete");
+    heap.note_complete(1 << 1, heap.now());
+    heap.join_neighbours(1);
+    heap.check().unwrap();
+    let both = heap.allocate(ask(100)).unwrap();
+    heap.release(both);
+    assert_eq!(heap.allocate(theirs), None, "complete users are forgotten, the others are not");
+}
+
+#[test]
+fn memory_that_nobody_uses_any_more_merges_with_any_other() {
+    let mut heap = backed(100);
+    let (a, b) = (heap.allocate(ask(50)).unwrap(), heap.allocate(Ask { tag: 1, ..ask(50) }).unwrap());
+    heap.release(a);
+    heap.note_complete(1, heap.now());
+    heap.release(b);
+    heap.check().unwrap();
+    assert!(heap.allocate(Ask { tag: 1, ..ask(100) }).is_some());
+}
+
+#[test]
+fn joined_by_force_memory_keeps_all_its_users() {
+    let mut heap = backed(100);
+    let (a, b) = (heap.allocate(ask(50)).unwrap(), heap.allocate(Ask { tag: 1, ..ask(50) }).unwrap());
+    heap.release(a);
+    heap.release(b);
+    heap.join_neighbours(TagSet::MAX);
+    assert_eq!(heap.largest_free(), 100);
+    assert_eq!((heap.allocate(ask(50)), heap.allocate(Ask { tag: 1, ..ask(50) })), (None, None));
+}
+
+#[test]
 fn streams_past_the_last_tag_never_take_each_others_memory_unordered() {
     let mut heap = backed(10);
     let shared = Ask { tag: SHARED_TAG, ..ask(10) };

@@ -42,6 +42,25 @@ fn releases_record_nothing_until_another_stream_wants_the_memory() {
 }
 
 #[test]
+fn streams_that_take_turns_keep_to_their_own_memory_and_ask_nothing() {
+    let rig = tight();
+    let fill = |size: u64| -> Vec<_> { (0..64).map(|i| (rig.take(size, [A, B][i % 2]), [A, B][i % 2])).collect() };
+    let release = |blocks: Vec<_>| {
+        for (block, stream) in blocks {
+            rig.work(block, stream);
+            rig.give(block, stream);
+        }
+    };
+    release(fill(MIB));
+    let before = rig.stream_calls();
+    for _ in 0..10 {
+        release(fill(MIB));
+    }
+    assert_eq!(rig.stream_calls(), before);
+    rig.close();
+}
+
+#[test]
 fn a_stream_waits_rather_than_have_the_pool_grow_past_its_budget() {
     // Whole pages, and pieces of a page whose rest stays in use.
     for (size, count) in [(4 * PAGE, 1), (MIB, 8), (300 * KIB, 30)] {
