@@ -21,15 +21,15 @@ pub struct PoolConfig {
     /// [`trim`](alloc_core::DeviceAllocator::trim) or until memory runs out. Environment: `ALLOC_POOL_RELEASE_THRESHOLD`.
     pub release_threshold: Option<u64>,
     /// How far physical memory may grow past the peak of bytes in use before free pages are moved instead, as a
-    /// fraction of that peak. Default: 0.025. Environment: `ALLOC_POOL_GROWTH_SLACK`.
+    /// fraction of that peak. Default: 0.02. Environment: `ALLOC_POOL_GROWTH_SLACK`.
     pub growth_slack: f64,
     /// How much further, as a fraction of the same peak, once the pool has moved more than twice the memory that it
     /// holds: 0.02 for each time. Default: 0.02. Environment: `ALLOC_POOL_GROWTH_SLACK_MOVING`.
     pub growth_slack_moving: f64,
     /// Physical memory is created in pieces of the peak of bytes in use divided by this, so that pieces grow with the
-    /// pool. Default: 128. Environment: `ALLOC_POOL_PIECES_PER_PEAK`.
+    /// pool. Default: 192. Environment: `ALLOC_POOL_PIECES_PER_PEAK`.
     pub pieces_per_peak: u32,
-    /// The largest piece in bytes. Default: 64 MiB. Environment: `ALLOC_POOL_MAX_PIECE`.
+    /// The largest piece in bytes. Default: 32 MiB. Environment: `ALLOC_POOL_MAX_PIECE`.
     pub max_piece: u64,
     /// Address space reserved for each arena, in bytes, if the backend maps pages; rounded up to a power of two and
     /// halved as long as the system refuses. Default: eight times the device's memory. At most 2 TiB.
@@ -50,10 +50,10 @@ impl Default for PoolConfig {
         Self {
             limit: None,
             release_threshold: None,
-            growth_slack: 0.025,
+            growth_slack: 0.02,
             growth_slack_moving: 0.02,
-            pieces_per_peak: 128,
-            max_piece: 64 << 20,
+            pieces_per_peak: 192,
+            max_piece: 32 << 20,
             address_space: None,
             thread_cache: 8 << 20,
             arenas: std::thread::available_parallelism().map_or(4, |n| n.get() as u32),

@@ -12,8 +12,8 @@ pub(crate) const SMALL_MAX: u64 = 64 << 10;
 /// Number of size classes, the class of zero bytes included.
 pub(crate) const CLASSES: usize = 41;
 /// The size of the slab that a class aims at, in units.
-const SLAB_UNITS: u32 = 512;
-const SLOTS_MIN: u32 = 8;
+const SLAB_UNITS: u32 = 256;
+const SLOTS_MIN: u32 = 4;
 const SLOTS_MAX: u32 = 64;
 
 /// Bytes in units, rounded up. `None` past what 32 bits of units hold (2 TiB).
