@@ -20,6 +20,21 @@ impl Effort {
     /// Nanoseconds for one unit of `work`, which is told how many to do: the median of the rounds, after one that
     /// only warms up.
     pub fn ns_per_unit(self, mut work: impl FnMut(u64)) -> f64 {
+        let units = self.units_per_round(&mut work);
+        median((0..self.rounds).map(|_| time(units, &mut work)))
+    }
+
+    /// How many times as long a unit of `work` takes as one of `reference`. Their rounds take turns, and the fastest of
+    /// each count: what else a machine does only ever makes a round slower.
+    pub fn ratio(self, mut work: impl FnMut(u64), mut reference: impl FnMut(u64)) -> f64 {
+        let (units, reference_units) = (self.units_per_round(&mut work), self.units_per_round(&mut reference));
+        let rounds = (0..self.rounds).map(|_| (time(units, &mut work), time(reference_units, &mut reference)));
+        let (fastest, reference) =
+            rounds.fold((f64::INFINITY, f64::INFINITY), |best, round| (best.0.min(round.0), best.1.min(round.1)));
+        fastest / reference
+    }
+
+    fn units_per_round(self, work: &mut impl FnMut(u64)) -> u64 {
         let mut units = 1_u64;
         loop {
             let start = Instant::now();
@@ -27,17 +42,18 @@ impl Effort {
             let elapsed = start.elapsed();
             if elapsed * 4 >= self.round || units >= 1 << 40 {
                 let scale = self.round.as_secs_f64() / elapsed.as_secs_f64().max(1e-9);
-                units = ((units as f64 * scale) as u64).max(1);
-                break;
+                return ((units as f64 * scale) as u64).max(1);
             }
             units *= 2;
         }
-        median((0..self.rounds).map(|_| {
-            let start = Instant::now();
-            work(units);
-            start.elapsed().as_secs_f64() * 1e9 / units as f64
-        }))
     }
+}
+
+/// Nanoseconds for each of so many units.
+fn time(units: u64, work: &mut impl FnMut(u64)) -> f64 {
+    let start = Instant::now();
+    work(units);
+    start.elapsed().as_secs_f64() * 1e9 / units as f64
 }
 
 /// The middle value.
@@ -64,6 +80,23 @@ mod tests {
         assert!(ns > 0.0);
         let last = &rounds[rounds.len() - 3..];
         assert!(last.iter().all(|units| units == &last[0]));
+    }
+
+    #[test]
+    fn what_is_compared_takes_turns() {
+        let turns = std::cell::RefCell::new(Vec::new());
+        let effort = Effort { rounds: 3, round: Duration::from_micros(50) };
+        let work = |who: usize| {
+            let turns = &turns;
+            move |units| {
+                turns.borrow_mut().push(who);
+                (0..units).for_each(|unit| {
+                    std::hint::black_box(unit);
+                });
+            }
+        };
+        assert!(effort.ratio(work(1), work(2)) > 0.0);
+        assert!(turns.borrow().ends_with(&[1, 2, 1, 2, 1, 2]));
     }
 
     #[test]

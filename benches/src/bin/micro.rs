@@ -46,10 +46,8 @@ fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let effort = if options.quick { Effort::QUICK } else { Effort::FULL };
     let mut results = Results { json: options.json, records: Vec::new() };
-    let (reference_name, reference) = reference_pair(effort);
-    results.add("pair", reference_name, "64 B, as a heap", reference, 1)?;
-    let offsets = offset_churn(effort)?;
-    results.add("churn", "offset-allocator", "2000 live", offsets, 1)?;
+    results.add("pair", HEAP_NAME, "64 B, as a heap", effort.ns_per_unit(heap_pairs), 1)?;
+    results.add("churn", "offset-allocator", "2000 live", offset_churn(effort)?, 1)?;
 
     let chosen = if options.allocators.is_empty() { Peer::DEFAULT } else { &options.allocators };
     let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
@@ -75,29 +73,67 @@ fn main() -> anyhow::Result<()> {
         });
         results.add("buffer", "pool", &label(bytes), ns, 1)?;
     }
-    let bars = results.bars(reference, offsets);
+    let bars = bars(effort, most)?;
     if options.json {
         bars.iter().try_for_each(print_json)?;
     } else {
-        write!(std::io::stdout().lock(), "{}\n{}", results.table(), table_of(&bars, reference_name))?;
+        write!(std::io::stdout().lock(), "{}\n{}", results.table(), table_of(&bars, HEAP_NAME))?;
     }
     Ok(())
 }
 
-/// The time of a pair of 64 B through the fastest heap at hand.
-fn reference_pair(effort: Effort) -> (&'static str, f64) {
-    #[cfg(feature = "jemalloc")]
-    let (name, heap) = ("jemalloc", tikv_jemallocator::Jemalloc);
-    #[cfg(not(feature = "jemalloc"))]
-    let (name, heap) = ("mimalloc", mimalloc::MiMalloc);
+#[cfg(feature = "jemalloc")]
+const HEAP: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+#[cfg(feature = "jemalloc")]
+const HEAP_NAME: &str = "jemalloc";
+#[cfg(not(feature = "jemalloc"))]
+const HEAP: mimalloc::MiMalloc = mimalloc::MiMalloc;
+#[cfg(not(feature = "jemalloc"))]
+const HEAP_NAME: &str = "mimalloc";
+
+/// Pairs of 64 B through the fastest heap at hand.
+fn heap_pairs(units: u64) {
     let layout = HeapLayout::new::<[u64; 8]>();
-    let ns = effort.ns_per_unit(|units| {
-        for _ in 0..units {
-            // SAFETY: the layout's size is not zero; what it gives is released once, by the same layout.
-            unsafe { heap.dealloc(black_box(heap.alloc(black_box(layout))), layout) };
+    for _ in 0..units {
+        // SAFETY: the layout's size is not zero; what it gives is released once, by the same layout.
+        unsafe { HEAP.dealloc(black_box(HEAP.alloc(black_box(layout))), layout) };
+    }
+}
+
+/// The ratios that this project holds itself to: both sides take turns, and the fastest rounds of each are compared.
+fn bars(effort: Effort, most_threads: u32) -> anyhow::Result<Vec<Bar>> {
+    // Enough rounds to meet some in which the machine does nothing else.
+    let effort = Effort { rounds: 3 * effort.rounds, ..effort };
+    let pool = host_pool(Churn::large().most_bytes(), false)?;
+    let mut bars = Vec::new();
+    for (bytes, bound) in [(512, 4.0), (4 * KIB, 4.0), (64 * KIB, 4.0), (20 * MIB, 15.0)] {
+        let layout = Layout::bytes(bytes)?;
+        let mut outcome = Ok(());
+        let ratio = effort.ratio(|units| keep_first(&mut outcome, pairs(&pool, layout, units)), heap_pairs);
+        outcome.context("pair")?;
+        bars.push(Bar::at_most(format!("pair of {} over the heap's of 64 B", label(bytes)), ratio, bound));
+    }
+    {
+        let mut churning = Churning::start(&pool, Stream::DEFAULT, &Churn::large())?;
+        let mut offsets = OffsetChurning::start(&Churn::large()).context("the churn does not fit in 32 bits")?;
+        let (mut outcome, mut fits) = (Ok(()), true);
+        let ratio =
+            effort.ratio(|units| keep_first(&mut outcome, churning.steps(units)), |units| fits &= offsets.steps(units));
+        outcome.context("churn")?;
+        ensure!(fits, "the offset allocator is full");
+        bars.push(Bar::at_most("churn over offset-allocator's", ratio, 1.5));
+    }
+    if most_threads >= 2 {
+        let units = (effort.round.as_nanos() / 10) as u64;
+        let time = |threads| churn_on_threads(&pool, threads, StreamChoice::Own, units).map(|time| time.as_secs_f64());
+        let (mut one, mut two) = (f64::INFINITY, f64::INFINITY);
+        for _ in 0..effort.rounds {
+            one = one.min(time(1).context("one thread")?);
+            two = two.min(time(2).context("two threads")?);
         }
-    });
-    (name, ns)
+        bars.push(Bar::at_least("throughput of two threads over one's", 2.0 * one / two, 1.8));
+    }
+    Ok(bars)
 }
 
 fn offset_churn(effort: Effort) -> anyhow::Result<f64> {
@@ -218,27 +254,6 @@ impl Results {
 
     fn find(&self, bench: &str, allocator: &str, case: &str) -> Option<&MicroRecord> {
         self.records.iter().find(|record| record.bench == bench && record.allocator == allocator && record.case == case)
-    }
-
-    fn bars(&self, reference: f64, offsets: f64) -> Vec<Bar> {
-        let mut bars = Vec::new();
-        for (bytes, bound) in PAIR_BYTES.into_iter().zip([4.0, 4.0, 4.0, f64::INFINITY, 15.0]) {
-            if let Some(pair) = self.find("pair", "pool", &label(bytes)).filter(|_| bound.is_finite()) {
-                bars.push(Bar::at_most(
-                    format!("pair of {} over the heap's of 64 B", label(bytes)),
-                    pair.ns / reference,
-                    bound,
-                ));
-            }
-        }
-        if let Some(churn) = self.find("churn", "pool", "2000 live") {
-            bars.push(Bar::at_most("churn over offset-allocator's", churn.ns / offsets, 1.5));
-        }
-        let threads = |count| self.find("threads", "pool", &threads_label(count, StreamChoice::Own));
-        if let (Some(one), Some(two)) = (threads(1), threads(2)) {
-            bars.push(Bar::at_least("throughput of two threads over one's", two.per_second / one.per_second, 1.8));
-        }
-        bars
     }
 
     fn table(&self) -> Table {

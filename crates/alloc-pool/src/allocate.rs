@@ -4,17 +4,15 @@ use std::num::NonZeroU64;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, Weak};
 
-use alloc_core::{
-    AllocError, AllocatorEvent, Layout, MemoryProvider, OutOfMemory, ProviderError, ProviderErrorKind, Stream, pressure,
-};
+use alloc_core::{AllocError, Layout, MemoryProvider, ProviderError, ProviderErrorKind, Stream};
 
 use crate::arena::{Addresses, ArenaState, SLAB_ARENA, ZERO_RANGE};
 use crate::cache::{self, Batch, CacheCounters, CacheHome, CachedBlock, Fresh};
 use crate::id::{MAX_NODES, Name, slab_and_slot, slot_number};
 use crate::ledger::SlabFacts;
 use crate::local::{self, Call};
-use crate::pages::{Failure, Patience};
-use crate::placement::heap::{Ask, NIL, SHARED_TAG, Tag, TagSet};
+use crate::miss::Purpose;
+use crate::placement::heap::{Ask, NIL, SHARED_TAG, Tag};
 use crate::placement::slab::EmptySlab;
 use crate::placement::units::{
     SMALL_MAX, UNIT, UNIT_SHIFT, class_bytes, class_of, class_slots, class_stride, class_units, units_of,
@@ -24,13 +22,6 @@ use crate::streams::Seat;
 
 /// After how many meetings with another thread at its lock a thread looks for another arena.
 const CROWDED: u32 = 4;
-
-/// What memory is wanted for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Purpose {
-    Block,
-    Slab,
-}
 
 /// Why a slab could not be added at once.
 enum SlabMiss {
@@ -294,7 +285,10 @@ impl<P: MemoryProvider> Inner<P> {
         if is_small(layout) {
             return None;
         }
-        let ask = self.large_ask(layout, stream).ok()?;
+        if layout.align() > UNIT {
+            return None;
+        }
+        let ask = ask_for(layout, 1, stream)?;
         let seat = cache::with(self.cache_key(stream), |cache| cache.seat)?;
         let (mut state, waited) = self.arena(seat.arena)?.lock_or_wait();
         let node = state.heap.allocate(Ask { tag: seat.tag, ..ask })?;
@@ -343,8 +337,8 @@ impl<P: MemoryProvider> Inner<P> {
             state.heap.release(node);
         }
         let address = address?;
-        state.requested.add(size);
-        state.in_use.add(u64::from(units) << UNIT_SHIFT);
+        let bytes = u64::from(units) << UNIT_SHIFT;
+        state.large.count_allocation(bytes, bytes - size);
         Some((address, Name::Large { arena, node, generation }.id().to_bits()))
     }
 
@@ -352,7 +346,6 @@ impl<P: MemoryProvider> Inner<P> {
     fn large_ask(&self, layout: Layout, stream: Stream) -> Result<Ask, AllocError> {
         let align = layout.align().max(UNIT);
         let maximum = self.arena_bytes;
-        let too_large = AllocError::TooLarge { device: self.device, requested: layout.size(), maximum };
         if !self.mapped && align > self.granularity {
             return Err(AllocError::Provider(ProviderError {
                 device: self.device,
@@ -362,14 +355,14 @@ impl<P: MemoryProvider> Inner<P> {
                 kind: ProviderErrorKind::Unsupported,
             }));
         }
-        match (units_of(layout.size()), layout.size().checked_add(align)) {
-            (Some(units), Some(needed)) if needed <= maximum => {
-                let units = units.max(1);
-                let slack = ((u64::from(units) << UNIT_SHIFT) - layout.size()) as u16;
-                Ok(Ask { units, align: align >> UNIT_SHIFT, slack, tag: 0, home: stream })
-            }
-            _ => Err(too_large),
+        if layout.size().checked_add(align).is_none_or(|needed| needed > maximum) {
+            return Err(AllocError::TooLarge { device: self.device, requested: layout.size(), maximum });
         }
+        ask_for(layout, align >> UNIT_SHIFT, stream).ok_or(AllocError::TooLarge {
+            device: self.device,
+            requested: layout.size(),
+            maximum,
+        })
     }
 
     /// Counts a meeting at the arena's lock, and moves the thread to another arena if there were several.
@@ -389,168 +382,6 @@ impl<P: MemoryProvider> Inner<P> {
         }
     }
 
-    /// Serves a request that no free memory of the arena fits: looks through parked blocks, moves or creates pages,
-    /// and before giving up asks everyone who may have memory to spare. The arena and the node that serve it.
-    #[cold]
-    #[inline(never)]
-    fn miss(
-        &self,
-        arena: u32,
-        stream: Stream,
-        ask: Ask,
-        bytes: u64,
-        purpose: Purpose,
-    ) -> Result<(u32, u32), AllocError> {
-        // While a stream is captured nothing may be asked or waited for.
-        let capturing = self.driver.provider().is_capturing(stream)?;
-        let mut busy = 0;
-        if !capturing {
-            self.poll_parked();
-            match self.take_from_idle(arena, ask) {
-                Ok(node) => return Ok((arena, node)),
-                Err(asked) => busy = asked,
-            }
-        }
-        let mut remedies = Remedies { capturing, ..Remedies::default() };
-        loop {
-            let served = {
-                let mut pages = self.lock_pages();
-                let served = self.serve(&mut pages, arena, (stream, ask), std::mem::take(&mut busy));
-                self.defer_notes(&mut pages);
-                served
-            };
-            self.tell_deferred();
-            match served {
-                Ok(node) => return Ok((arena, node)),
-                Err(Failure::Provider(error)) => return Err(AllocError::Provider(error)),
-                Err(Failure::Limit) => remedies.limited = true,
-                Err(Failure::Memory | Failure::AddressSpace) => remedies.limited = false,
-            }
-            if remedies.stage > 0 {
-                // A block of a slab may fit where no slab does, so nobody else is troubled yet.
-                if purpose == Purpose::Slab {
-                    return Err(self.exhausted(bytes));
-                }
-                if let Some(found) = self.place_elsewhere(stream, ask)? {
-                    return Ok(found);
-                }
-            }
-            if !self.remedy(&mut remedies, &ask, bytes) {
-                let error = self.out_of_memory(bytes);
-                self.tell(&AllocatorEvent::OutOfMemory(&error));
-                return Err(error.into());
-            }
-        }
-    }
-
-    /// Free memory of the arena that other streams used, if those are idle; else the streams that were asked and are
-    /// not.
-    fn take_from_idle(&self, arena: u32, ask: Ask) -> Result<u32, TagSet> {
-        let owner = self.arena(arena).ok_or(0_u64)?;
-        let state = owner.lock();
-        let (users, stamp) = (state.heap.users_of_best(ask).ok_or(0_u64)?, state.heap.now());
-        drop(state);
-        let idle = self.idle_tags(users);
-        if idle != users {
-            return Err(users & !idle);
-        }
-        let mut state = owner.lock();
-        state.heap.note_complete(idle, stamp);
-        state.heap.allocate(ask).ok_or(0)
-    }
-
-    /// Free memory of any arena, at worst such as the stream has to wait for. The arena and the node.
-    fn place_elsewhere(&self, stream: Stream, ask: Ask) -> Result<Option<(u32, u32)>, AllocError> {
-        let all = || (0..).map_while(|index| self.arena(index).map(|arena| (index, arena)));
-        if let Some(found) = all().find_map(|(index, arena)| Some((index, arena.lock().heap.allocate(ask)?))) {
-            return Ok(Some(found));
-        }
-        let untouchable = self.untouchable_tags(stream);
-        for (index, arena) in all() {
-            let Some((node, in_the_way)) = arena.lock().heap.allocate_busy(ask, untouchable) else { continue };
-            if let Err(error) = self.order_after_tags(in_the_way, stream) {
-                arena.lock().heap.give_up(node, in_the_way | 1 << ask.tag);
-                return Err(AllocError::Provider(error));
-            }
-            self.tell_deferred();
-            return Ok(Some((index, node)));
-        }
-        Ok(None)
-    }
-
-    /// Does the next thing that may free memory; `false` if there is none left.
-    fn remedy(&self, tried: &mut Remedies, ask: &Ask, bytes: u64) -> bool {
-        let needed = u64::from(ask.units) << UNIT_SHIFT;
-        loop {
-            tried.stage += 1;
-            let helped = match tried.stage {
-                1 => {
-                    cache::drain(self.number);
-                    self.next_epoch();
-                    if !tried.capturing {
-                        self.poll_parked();
-                    }
-                    self.free_empty_slabs();
-                    true
-                }
-                2 | 3 if tried.capturing => false,
-                2 => self.wait_for_parked(),
-                3 => {
-                    let mut pages = self.lock_pages();
-                    let keep = pages.reserved.current.saturating_sub(needed.saturating_add(self.granularity));
-                    let given = self.give_back(&mut pages, keep, Patience::Wait);
-                    self.defer_notes(&mut pages);
-                    given > 0
-                }
-                4 => {
-                    // Another pool's memory doesn't help against a limit of this one's own.
-                    let asking = Some(self.registration.id());
-                    let freed =
-                        !tried.limited && !tried.capturing && pressure::relieve(self.device, needed, asking) > 0;
-                    if freed && tried.reliefs < MAX_RELIEFS {
-                        tried.reliefs += 1;
-                        tried.stage = 3;
-                    }
-                    freed
-                }
-                5 => {
-                    let freed = pressure::call_back(&self.out_of_memory(bytes));
-                    if freed && tried.callbacks < MAX_CALLBACKS {
-                        tried.callbacks += 1;
-                        tried.stage = 0;
-                    }
-                    freed
-                }
-                _ => return false,
-            };
-            if helped {
-                return true;
-            }
-        }
-    }
-
-    /// The state of the pool, as an error.
-    pub(crate) fn out_of_memory(&self, requested: u64) -> OutOfMemory {
-        let statistics = self.gather_statistics();
-        let memory = self.driver.provider().memory().ok();
-        OutOfMemory {
-            device: self.device,
-            requested,
-            in_use: statistics.in_use.current,
-            reserved: statistics.reserved.current,
-            largest_free: statistics.largest_free,
-            parked: statistics.parked.current,
-            limit: self.config.limit,
-            device_free: memory.map(|memory| memory.free),
-            device_total: memory.map(|memory| memory.total),
-        }
-    }
-
-    #[cold]
-    pub(crate) fn exhausted(&self, requested: u64) -> AllocError {
-        self.out_of_memory(requested).into()
-    }
-
     /// Where the addresses of zero-byte blocks start: behind the heap's.
     fn zero_base(&self, state: &ArenaState) -> Option<u64> {
         let end = state.heap.capacity();
@@ -564,24 +395,18 @@ impl<P: MemoryProvider> Inner<P> {
     }
 }
 
+/// What a block needs of a heap, `align` in units. `None` past what units can count.
+#[inline(always)]
+fn ask_for(layout: Layout, align: u64, stream: Stream) -> Option<Ask> {
+    let units = units_of(layout.size())?.max(1);
+    let slack = ((u64::from(units) << UNIT_SHIFT) - layout.size()) as u16;
+    Some(Ask { units, align, slack, tag: 0, home: stream })
+}
+
 /// Whether the block comes from a slab.
 #[inline]
 fn is_small(layout: Layout) -> bool {
     layout.size() <= SMALL_MAX && layout.align() <= UNIT
-}
-
-/// How often other pools, and callbacks, are asked for memory before a request fails.
-const MAX_RELIEFS: u32 = 16;
-const MAX_CALLBACKS: u32 = 64;
-
-/// What was tried to free memory.
-#[derive(Debug, Default)]
-struct Remedies {
-    stage: u32,
-    capturing: bool,
-    limited: bool,
-    reliefs: u32,
-    callbacks: u32,
 }
 
 /// The address and the id of a block. Two numbers, one of them not zero, so that even an optional pair of them travels

@@ -42,9 +42,63 @@ pub(crate) struct ArenaState {
     pub(crate) addresses: Addresses,
     /// One bit for each free slab of zero-byte blocks.
     pub(crate) zero_slabs: u64,
-    /// Large blocks: bytes asked for, and with rounding.
-    pub(crate) requested: Gauge,
-    pub(crate) in_use: Gauge,
+    pub(crate) large: LargeCounts,
+}
+
+/// What became of an arena's large blocks, in bytes. Sums that only grow, so that counting a block is a few additions.
+#[derive(Debug, Default)]
+pub(crate) struct LargeCounts {
+    allocations: u64,
+    allocated: u64,
+    released: u64,
+    /// What rounding added to the blocks allocated, and to those released.
+    padding: u64,
+    padding_released: u64,
+    peak_in_use: u64,
+    peak_requested: u64,
+}
+
+impl LargeCounts {
+    /// Counts a block of `bytes`, of which `padding` were not asked for.
+    #[inline(always)]
+    pub(crate) fn count_allocation(&mut self, bytes: u64, padding: u64) {
+        self.allocations += 1;
+        self.allocated = self.allocated.wrapping_add(bytes);
+        self.padding = self.padding.wrapping_add(padding);
+        let in_use = self.in_use();
+        if in_use > self.peak_in_use {
+            self.peak_in_use = in_use;
+        }
+        let requested = self.requested();
+        if requested > self.peak_requested {
+            self.peak_requested = requested;
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn count_release(&mut self, bytes: u64, padding: u64) {
+        self.released = self.released.wrapping_add(bytes);
+        self.padding_released = self.padding_released.wrapping_add(padding);
+    }
+
+    #[inline(always)]
+    fn in_use(&self) -> u64 {
+        self.allocated.wrapping_sub(self.released)
+    }
+
+    #[inline(always)]
+    fn requested(&self) -> u64 {
+        self.in_use().wrapping_sub(self.padding.wrapping_sub(self.padding_released))
+    }
+
+    /// Bytes asked for, and the same with rounding.
+    pub(crate) fn gauges(&self) -> [Gauge; 2] {
+        let gauge = |current, peak, total| Gauge { current, peak, total, count: self.allocations };
+        [
+            gauge(self.requested(), self.peak_requested, self.allocated.wrapping_sub(self.padding)),
+            gauge(self.in_use(), self.peak_in_use, self.allocated),
+        ]
+    }
 }
 
 /// From offsets to addresses.
@@ -78,8 +132,7 @@ impl Arena {
                 slabs: Slabs::new(),
                 addresses,
                 zero_slabs,
-                requested: Gauge::default(),
-                in_use: Gauge::default(),
+                large: LargeCounts::default(),
             }),
         }
     }

@@ -12,6 +12,7 @@ mod driver;
 mod id;
 mod ledger;
 mod local;
+mod miss;
 #[cfg(loom)]
 #[doc(hidden)]
 pub mod models;

@@ -132,8 +132,7 @@ impl<P: MemoryProvider> Inner<P> {
             return Err(if is_stale { self.stale(block) } else { self.foreign(block) });
         }
         let bytes = u64::from(units) << UNIT_SHIFT;
-        state.requested.sub(requested);
-        state.in_use.sub(bytes);
+        state.large.count_release(bytes, bytes - requested);
         if uses.is_empty() && home == stream {
             state.heap.release(node);
             drop(state);

@@ -87,14 +87,14 @@ impl<P: MemoryProvider> Inner<P> {
         let mut largest_arena_peaks = (0, 0);
         for arena in self.arenas.iter().map_while(|arena| arena.get()) {
             let state = arena.lock();
-            for (sum, part) in [(&mut statistics.requested, &state.requested), (&mut statistics.in_use, &state.in_use)]
-            {
+            let [requested, in_use] = state.large.gauges();
+            for (sum, part) in [(&mut statistics.requested, &requested), (&mut statistics.in_use, &in_use)] {
                 sum.current += part.current;
                 sum.total += part.total;
                 sum.count += part.count;
             }
-            largest_arena_peaks.0 = largest_arena_peaks.0.max(state.requested.peak);
-            largest_arena_peaks.1 = largest_arena_peaks.1.max(state.in_use.peak);
+            largest_arena_peaks.0 = largest_arena_peaks.0.max(requested.peak);
+            largest_arena_peaks.1 = largest_arena_peaks.1.max(in_use.peak);
             statistics.largest_free = statistics.largest_free.max(u64::from(state.heap.largest_free()) << UNIT_SHIFT);
         }
         let mut caches = self.caches.lock().unwrap_or_else(PoisonError::into_inner);

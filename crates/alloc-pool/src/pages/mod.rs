@@ -112,7 +112,8 @@ pub(crate) struct Pages<T> {
 #[derive(Debug, Default)]
 struct Scratch {
     found: Vec<u32>,
-    costs: Vec<u64>,
+    prices: Vec<plan::Price>,
+    runs: Vec<plan::Run>,
     holes: Vec<u32>,
     steps: Vec<supply::Step>,
     attached: Vec<u32>,

@@ -42,6 +42,40 @@ pub(super) struct Placement {
     pub(super) start: u32,
 }
 
+/// What a granule of a handle costs where the handle is not active.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Price {
+    active: Option<Place>,
+    granules: u32,
+    stale: u64,
+}
+
+/// Granules in a row that cost the same each, up to where the next run begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Run {
+    first: u64,
+    cost: u64,
+    /// What all before them cost.
+    before: u64,
+}
+
+/// What all granules before this one cost together.
+fn cost_before(runs: &[Run], granule: u64) -> u64 {
+    let after = runs.partition_point(|run| run.first <= granule);
+    after.checked_sub(1).map_or(0, |index| runs[index].before + (granule - runs[index].first) * runs[index].cost)
+}
+
+/// The run that begins with a granule, made to.
+fn split_runs(runs: &mut Vec<Run>, granule: u64) -> usize {
+    let after = runs.partition_point(|run| run.first < granule);
+    if runs.get(after).is_none_or(|run| run.first != granule)
+        && let Some(before) = after.checked_sub(1)
+    {
+        runs.insert(after, Run { first: granule, ..runs[before] });
+    }
+    after
+}
+
 /// A run of nodes with nothing used among them.
 struct Gap {
     first: u32,
@@ -75,6 +109,7 @@ impl<T> Pages<T> {
         ask: Ask,
         supply: Supply,
     ) -> Option<Placement> {
+        self.price_handles(ask.tag, supply);
         let mut holes = std::mem::take(&mut self.scratch.holes);
         holes.clear();
         heap.for_each_hole(|index, _| holes.push(index));
@@ -101,86 +136,103 @@ impl<T> Pages<T> {
         let low = gap.start / granule;
         // Past the last mapped granule all addresses are alike, so one placement there is enough.
         let high = gap.end.div_ceil(granule).min(mapped.max(low) + (units + align).div_ceil(granule) + 1);
-        let mut sums = std::mem::take(&mut self.scratch.costs);
-        self.granule_costs(arena, ask.tag, low as u32, high as u32, supply, &mut sums);
-        self.add_waits(heap, gap, ask, supply, low, &mut sums);
-        let mut sum = 0u64;
-        for cost in &mut sums {
-            sum = sum.saturating_add(std::mem::replace(cost, sum));
+        let mut runs = std::mem::take(&mut self.scratch.runs);
+        self.find_runs(arena, low, high, supply, &mut runs);
+        self.add_waits(heap, gap, ask, supply, &mut runs, high);
+        let mut sum = 0;
+        for index in 0..runs.len() {
+            let end = runs.get(index + 1).map_or(high, |next| next.first);
+            runs[index].before = sum;
+            sum += (end - runs[index].first) * runs[index].cost;
         }
-        sums.push(sum);
         let mut best: Option<(u64, u64)> = None;
         let mut consider = |start: u64| {
             let end = start + units;
             if start < gap.start || end > gap.end || end.div_ceil(granule) > high {
                 return;
             }
-            let (from, to) = ((start / granule - low) as usize, (end.div_ceil(granule) - low) as usize);
-            let cost = sums[to] - sums[from];
+            let cost = cost_before(&runs, end.div_ceil(granule)) - cost_before(&runs, start / granule);
             if cost < FORBIDDEN && best.is_none_or(|(least, _)| cost < least) {
                 best = Some((cost, start));
             }
         };
-        for index in low..high {
-            consider(heap.aligned((index * granule).max(gap.start), align));
-            if let Some(latest) = ((index + 1) * granule).min(gap.end).checked_sub(units) {
+        let mut consider_at = |first: u64, last: u64| {
+            consider(heap.aligned((first * granule).max(gap.start), align));
+            if let Some(latest) = ((last + 1) * granule).min(gap.end).checked_sub(units) {
                 let start = heap.aligned(latest, align);
                 let start = if start == latest { Some(start) } else { start.checked_sub(align) };
                 start.into_iter().for_each(&mut consider);
             }
+        };
+        if align > granule {
+            (low..high).for_each(|index| consider_at(index, index));
+        } else {
+            // As a placement slides along, its cost changes evenly until an end of it meets the end of a run, so the
+            // cheapest one starts or ends with a run.
+            for (index, run) in runs.iter().enumerate() {
+                consider_at(run.first, runs.get(index + 1).map_or(high, |next| next.first) - 1);
+            }
         }
-        self.scratch.costs = sums;
+        self.scratch.runs = runs;
         best.and_then(|(cost, start)| Some((cost, u32::try_from(start).ok()?)))
     }
 
-    /// What each granule from `low` on costs.
-    fn granule_costs(&self, arena: u32, tag: Tag, low: u32, high: u32, supply: Supply, costs: &mut Vec<u64>) {
-        costs.clear();
-        let views = &self.arenas[arena as usize];
-        let mut granule = low;
-        while granule < high {
-            let view = views.view(granule);
-            if view.handle == NONE {
-                let mut end = granule;
-                while end < high && views.view(end).handle == NONE {
-                    end += 1;
-                }
-                let open = end as usize >= views.views.len();
-                let each = if open || end - granule >= supply.smallest_piece { UNMAPPED } else { GAP_TOO_SMALL };
-                while granule < end {
-                    costs.push(each);
-                    granule += 1;
-                }
-                continue;
-            }
-            let handle = &self.handles[view.handle as usize];
-            let here = Place { arena, granule: granule - view.offset };
-            costs.push(match handle.active {
-                Some(place) if place == here => 0,
+    /// What a granule of each handle's stale views costs. Handles have many views, and are far apart in memory.
+    fn price_handles(&mut self, tag: Tag, supply: Supply) {
+        let mut prices = std::mem::take(&mut self.scratch.prices);
+        prices.clear();
+        prices.extend(self.handles.iter().enumerate().map(|(index, handle)| {
+            let stale = match handle.active {
                 _ if handle.leaked => FORBIDDEN,
-                None if self.is_out_of_reach(view.handle, tag) => supply.stale_taken,
+                None if self.is_out_of_reach(index as u32, tag) => supply.stale_taken,
                 None => STALE_FREE,
                 Some(_) if handle.found.search != self.search => supply.stale_taken,
                 Some(_) if handle.found.busy => STALE_FREE_ELSEWHERE_BUSY,
                 Some(_) => STALE_FREE,
-            });
-            granule += 1;
+            };
+            Price { active: handle.active, granules: handle.granules, stale }
+        }));
+        self.scratch.prices = prices;
+    }
+
+    /// What the granules from `low` to `high` cost.
+    fn find_runs(&self, arena: u32, low: u64, high: u64, supply: Supply, runs: &mut Vec<Run>) {
+        runs.clear();
+        let views = &self.arenas[arena as usize];
+        let mapped = views.views.len() as u64;
+        let mut granule = low;
+        while granule < high {
+            let view = views.view(granule as u32);
+            let (cost, end) = if view.handle == NONE {
+                let rest = views.views.get(granule as usize..mapped.min(high) as usize).unwrap_or_default();
+                let next = rest.iter().position(|view| view.handle != NONE);
+                let end = next.map_or(high, |length| granule + length as u64);
+                let open = end >= mapped;
+                (if open || end - granule >= u64::from(supply.smallest_piece) { UNMAPPED } else { GAP_TOO_SMALL }, end)
+            } else {
+                let price = &self.scratch.prices[view.handle as usize];
+                let here = Place { arena, granule: granule as u32 - view.offset };
+                let cost = if price.active == Some(here) { 0 } else { price.stale };
+                (cost, u64::from(here.granule + price.granules).min(high))
+            };
+            if runs.last().is_none_or(|last| last.cost != cost) {
+                runs.push(Run { first: granule, cost, before: 0 });
+            }
+            granule = end;
         }
     }
 
     /// Adds what it costs to wait for the streams that still use free memory in the gap.
-    fn add_waits(&self, heap: &Heap, gap: &Gap, ask: Ask, supply: Supply, low: u64, costs: &mut [u64]) {
+    fn add_waits(&self, heap: &Heap, gap: &Gap, ask: Ask, supply: Supply, runs: &mut Vec<Run>, high: u64) {
         let granule = u64::from(self.granule_units);
         let mut index = gap.first;
         while let Some(node) = heap.node(index).filter(|node| node.kind != Kind::Used) {
             let in_the_way = if node.kind == Kind::Free { heap.in_the_way(node, ask.tag) } else { 0 };
-            if in_the_way != 0 {
+            let (from, to) = (u64::from(node.start) / granule, node.end().div_ceil(granule).min(high));
+            if in_the_way != 0 && from < to {
                 let wait = if in_the_way & self.untouchable == 0 { supply.wait } else { FORBIDDEN };
-                let (from, to) = (u64::from(node.start) / granule - low, node.end().div_ceil(granule) - low);
-                let end = (to as usize).min(costs.len());
-                if let Some(costs) = costs.get_mut(from as usize..end) {
-                    costs.iter_mut().for_each(|cost| *cost += wait);
-                }
+                let (first, last) = (split_runs(runs, from), if to < high { split_runs(runs, to) } else { runs.len() });
+                runs.iter_mut().take(last).skip(first).for_each(|run| run.cost += wait);
             }
             index = node.next;
         }

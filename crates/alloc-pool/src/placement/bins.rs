@@ -10,6 +10,9 @@ const SUBS: usize = 1 << SUB_BITS;
 const ROWS: usize = 27;
 /// How many ranges of the request's own bin are looked at for the best fit.
 const SCAN: u32 = 4;
+/// From this many units on (512 KiB) the best of those is taken, below the first that will do: to look at another
+/// range is to wait for memory, and the less a request takes, the less a better fit saves.
+const WORTH_COMPARING: u32 = 1024;
 
 /// Heads of the lists and the bitmaps that say which are not empty. The links are in the nodes.
 #[derive(Debug)]
@@ -71,27 +74,42 @@ impl Bins {
     }
 
     /// A range of at least `units` that is `usable`: the smallest among the first of the request's own bin or, if none
-    /// of that fits, of the next bin that has one.
+    /// of those fits, one of the next bin that has any.
     pub(crate) fn find(&self, nodes: &[Node], units: u32, usable: impl Fn(&Node) -> bool) -> Option<u32> {
         let (row, sub) = bin_of(units);
         let fits = |node: &Node| node.units >= units && usable(node);
+        let compare = units >= WORTH_COMPARING;
         self.smallest_of(nodes, self.heads[row][sub], SCAN, fits)
-            .or_else(|| self.smallest_above(nodes, row, sub, &usable))
-            // One past the first of the own bin may fit too.
-            .or_else(|| self.smallest_of(nodes, self.heads[row][sub], u32::MAX, fits))
+            .or_else(|| self.take_above(nodes, (row, sub), compare, &usable))
+            .or_else(|| self.any_of(nodes, self.heads[row][sub], &fits))
     }
 
-    /// The smallest usable range among the first of the next bin that has one.
-    fn smallest_above(&self, nodes: &[Node], row: usize, sub: usize, usable: &impl Fn(&Node) -> bool) -> Option<u32> {
+    /// The smallest of a whole list: one past the first of the own bin may fit too.
+    #[cold]
+    #[inline(never)]
+    fn any_of(&self, nodes: &[Node], head: u32, fits: &impl Fn(&Node) -> bool) -> Option<u32> {
+        self.smallest_of(nodes, head, u32::MAX, fits)
+    }
+
+    /// The smallest usable range among the first of the next bin that has one; without `compare`, the first.
+    fn take_above(
+        &self,
+        nodes: &[Node],
+        (row, sub): (usize, usize),
+        compare: bool,
+        usable: &impl Fn(&Node) -> bool,
+    ) -> Option<u32> {
         let mut row = row;
         let mut subs = self.subs[row] & u64::MAX.checked_shl(sub as u32 + 1).unwrap_or(0);
         loop {
             while subs != 0 {
                 let sub = subs.trailing_zeros() as usize;
                 subs &= subs - 1;
-                let smallest = self.smallest_of(nodes, self.heads[row][sub], SCAN, usable);
-                if smallest.is_some() {
-                    return smallest;
+                let head = self.heads[row][sub];
+                let first = nodes.get(head as usize).filter(|node| !compare && usable(node)).map(|_| head);
+                let taken = first.or_else(|| self.smallest_of(nodes, head, SCAN, usable));
+                if taken.is_some() {
+                    return taken;
                 }
             }
             let rows = self.rows & u32::MAX.checked_shl(row as u32 + 1).unwrap_or(0);

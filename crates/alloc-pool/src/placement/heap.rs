@@ -143,6 +143,8 @@ impl Heap {
     }
 
     /// Those of the streams whose releases up to `stamp` are not known to be complete.
+    #[cold]
+    #[inline(never)]
     fn outstanding(&self, tags: TagSet, stamp: u64) -> TagSet {
         let (mut rest, mut found) = (tags, 0);
         while rest != 0 {
@@ -249,7 +251,7 @@ impl Heap {
     #[inline]
     fn may_join(&self, index: u32, users: TagSet) -> bool {
         let node = &self.nodes[index as usize];
-        node.users == users || self.unfinished(node) & !users == 0
+        node.users & !users == 0 || self.outstanding(node.users & !users, node.stamp) == 0
     }
 
     /// Merges free neighbours that were kept apart: those that no stream but `users` may still use.

@@ -57,10 +57,10 @@ fn the_best_fit_of_a_bin_wins() {
         heap.allocate(ask(1)).unwrap();
         block
     };
-    let (wide, tight) = (cut(263), cut(260));
+    let (wide, tight) = (cut(259), cut(257));
     heap.release(tight);
     heap.release(wide);
-    assert_eq!(heap.allocate(ask(259)), Some(tight));
+    assert_eq!(heap.allocate(ask(256)), Some(tight));
 }
 
 #[test]
