@@ -12,6 +12,7 @@ mod without_cuda;
 #[cfg(all(feature = "cuda", target_os = "linux"))]
 mod cuda {
     mod async_allocator;
+    mod buffers;
     mod capture;
     mod conformance;
     mod context;
