@@ -29,7 +29,7 @@ pub struct PoolConfig {
     /// Physical memory is created in pieces of the peak of bytes in use divided by this, so that pieces grow with the
     /// pool. Default: 192. Environment: `ALLOC_POOL_PIECES_PER_PEAK`.
     pub pieces_per_peak: u32,
-    /// The largest piece in bytes. Default: 32 MiB. Environment: `ALLOC_POOL_MAX_PIECE`.
+    /// The largest piece in bytes. Default: 16 MiB. Environment: `ALLOC_POOL_MAX_PIECE`.
     pub max_piece: u64,
     /// Address space reserved for each arena, in bytes, if the backend maps pages; rounded up to a power of two and
     /// halved as long as the system refuses. Default: eight times the device's memory. At most 2 TiB.
@@ -53,7 +53,7 @@ impl Default for PoolConfig {
             growth_slack: 0.02,
             growth_slack_moving: 0.02,
             pieces_per_peak: 192,
-            max_piece: 32 << 20,
+            max_piece: 16 << 20,
             address_space: None,
             thread_cache: 8 << 20,
             arenas: std::thread::available_parallelism().map_or(4, |n| n.get() as u32),
