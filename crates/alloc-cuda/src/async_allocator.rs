@@ -263,9 +263,10 @@ impl Drop for AsyncAllocator {
             tracing::warn!(living, device = %self.device(), "an allocator was dropped with blocks in use");
         }
         self.trim(0);
-        if living > 0 || leaked > 0 || self.figure(PoolAttribute::Reserved) > 0 {
+        if living > 0 || leaked > 0 {
             return;
         }
+        // What could not be trimmed, as while a stream is captured, is the next allocator's and not lost.
         // SAFETY: the pool lives, and nothing of it is in use. At worst the next allocator's peak is too high.
         let _ = unsafe { self.context.pool_forget_peak(self.pool) };
         spare_pools().push(SparePool {

@@ -29,7 +29,11 @@ fn is_idle(context: &Context, stream: Stream) -> Result<bool, ProviderError> {
     let _relaxed = context.relax()?;
     let target = Target::of(stream);
     // SAFETY: a stream that is named to an allocator lives until it is retired.
-    Ok(!unsafe { context.stream_is_capturing(target) }? && unsafe { context.stream_is_idle(target) }?)
+    if unsafe { context.stream_is_capturing(target) }? {
+        return Ok(false);
+    }
+    // SAFETY: as above.
+    unsafe { context.stream_is_idle(target) }
 }
 
 fn is_capturing(context: &Context, stream: Stream) -> Result<bool, ProviderError> {
