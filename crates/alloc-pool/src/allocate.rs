@@ -20,9 +20,6 @@ use crate::placement::units::{
 use crate::pool::Inner;
 use crate::streams::Seat;
 
-/// After how many meetings with another thread at its lock a thread looks for another arena.
-const CROWDED: u32 = 4;
-
 /// Why a slab could not be added at once.
 enum SlabMiss {
     /// No slab with a free slot, and no free memory for one: a miss of this many units.
@@ -71,7 +68,10 @@ impl<P: MemoryProvider> Inner<P> {
     #[cold]
     #[inline(never)]
     fn allocate_small(this: &Arc<Self>, class: usize, size: u64, stream: Stream) -> Result<Parts, AllocError> {
-        let own = cache::with(this.cache_key(stream), |cache| (cache.seat, cache.refill_size(class)));
+        let own = cache::with(this.cache_key(stream), |cache| {
+            cache.crowding.visit();
+            (cache.seat, cache.begin_refill(class))
+        });
         let (seat, wanted, cached) = match own {
             Some((seat, refill)) => (seat, refill.max(1), true),
             None => {
@@ -88,7 +88,12 @@ impl<P: MemoryProvider> Inner<P> {
         }
         let mut batch = Batch::new();
         let class = match this.fill(seat, stream, class, wanted, size, &mut batch) {
-            Ok(class) => class,
+            Ok((class, waited)) => {
+                if waited {
+                    this.note_crowding(stream);
+                }
+                class
+            }
             // What is left may be enough for the block, though not for a slab.
             Err(error) if error.is_out_of_memory() => {
                 return this.place_large(seat.arena, stream, alone, size).map_err(|_| error);
@@ -99,6 +104,7 @@ impl<P: MemoryProvider> Inner<P> {
         let bytes = class_bytes(class);
         let kept = cached
             && cache::with(this.cache_key(stream), |cache| {
+                cache.begin_refill(class);
                 cache.counters.count_allocation(size, bytes);
                 let refills = &cache.counters.refills;
                 refills.store(refills.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
@@ -119,7 +125,7 @@ impl<P: MemoryProvider> Inner<P> {
     }
 
     /// Gives the thread a cache for the stream; its seat, and whether the cache could be had.
-    fn join(this: &Arc<Self>, stream: Stream) -> Result<(Seat, bool), AllocError> {
+    pub(crate) fn join(this: &Arc<Self>, stream: Stream) -> Result<(Seat, bool), AllocError> {
         let seat = this.take_seat(stream)?;
         let counters = this.new_counters();
         let fresh = Fresh { seat, byte_bound: this.config.thread_cache, counters: Arc::clone(&counters) };
@@ -133,7 +139,8 @@ impl<P: MemoryProvider> Inner<P> {
         Ok((seat, installed))
     }
 
-    /// Fills the batch with up to `wanted` blocks of the class (or of the class that serves in its place).
+    /// Fills the batch with up to `wanted` blocks of the class (or of the class that serves in its place, which is
+    /// returned). Also says whether another thread was in the way.
     fn fill(
         &self,
         seat: Seat,
@@ -142,14 +149,15 @@ impl<P: MemoryProvider> Inner<P> {
         wanted: usize,
         size: u64,
         batch: &mut Batch,
-    ) -> Result<usize, AllocError> {
+    ) -> Result<(usize, bool), AllocError> {
         let (arena, tag) = (seat.arena + SLAB_ARENA, seat.tag);
         let Some(owner) = self.arena(arena) else { return Err(self.exhausted(0)) };
         let mut class = class;
-        let mut state = owner.lock();
+        let (mut state, waited) = owner.lock_or_wait();
         if class == 0 && !self.has_zero_slot(&mut state, arena, tag) {
             class = 1;
         }
+        state.returns.take(class, tag, wanted, batch);
         loop {
             while batch.blocks().len() < wanted.min(cache::BIN_BLOCKS)
                 && let Some((slab, slot)) = state.slabs.take(class, tag)
@@ -162,7 +170,7 @@ impl<P: MemoryProvider> Inner<P> {
                 }
             }
             if !batch.blocks().is_empty() {
-                return Ok(class);
+                return Ok((class, waited));
             }
             match self.new_slab(&mut state, arena, tag, stream, class) {
                 Ok(()) => {}
@@ -268,8 +276,28 @@ impl<P: MemoryProvider> Inner<P> {
         self.ledger.give_back(emptied.ledger);
     }
 
+    /// Keeps released small blocks of one class and stream for whoever allocates such, as far as there is room.
+    pub(crate) fn hand_over(&self, class: usize, tag: Tag, batch: &mut Batch) {
+        let first = batch.blocks().first().map(|block| slab_and_slot(block.slot()).0);
+        let arena = first.and_then(|slab| self.ledger.get(slab)).and_then(|entry| self.arena(entry.facts().arena));
+        if let Some(arena) = arena {
+            arena.lock().returns.put(class, tag, self.config.thread_cache, batch);
+        }
+    }
+
+    /// Gives what waits to be handed over back to the slabs.
+    pub(crate) fn empty_returns(&self) {
+        for arena in self.arenas.iter().map_while(|arena| arena.get()) {
+            let mut returned = Batch::new();
+            while arena.lock().returns.empty_into(&mut returned) {
+                self.give_to_slabs(&mut returned);
+            }
+        }
+    }
+
     /// Makes free memory of the empty slabs that were kept.
     pub(crate) fn free_empty_slabs(&self) {
+        self.empty_returns();
         for arena in self.arenas.iter().map_while(|arena| arena.get()) {
             let mut state = arena.lock();
             while let Some(emptied) = state.slabs.take_empty() {
@@ -289,7 +317,10 @@ impl<P: MemoryProvider> Inner<P> {
             return None;
         }
         let ask = ask_for(layout, 1, stream)?;
-        let seat = cache::with(self.cache_key(stream), |cache| cache.seat)?;
+        let seat = cache::with(self.cache_key(stream), |cache| {
+            cache.crowding.visit();
+            cache.seat
+        })?;
         let (mut state, waited) = self.arena(seat.arena)?.lock_or_wait();
         let node = state.heap.allocate(Ask { tag: seat.tag, ..ask })?;
         let placed = self.name_large(&mut state, seat.arena, node, layout.size());
@@ -365,20 +396,16 @@ impl<P: MemoryProvider> Inner<P> {
         })
     }
 
-    /// Counts a meeting at the arena's lock, and moves the thread to another arena if there were several.
+    /// Counts a meeting at the arena's lock, and moves the thread to another arena if there were too many.
     #[cold]
     fn note_crowding(&self, stream: Stream) {
-        let crowded = cache::with(self.cache_key(stream), |cache| {
-            cache.contended += 1;
-            (cache.contended >= CROWDED).then(|| {
-                cache.contended = 0;
-                cache.seat.arena
-            })
-        });
-        if let Some(Some(arena)) = crowded
-            && let Some(other) = self.change_seat(arena)
-        {
-            cache::with(self.cache_key(stream), |cache| cache.seat.arena = other);
+        let crowded = cache::with(self.cache_key(stream), |cache| cache.crowding.meet().then_some(cache.seat.arena));
+        if let Some(Some(arena)) = crowded {
+            let other = self.change_seat(arena);
+            cache::with(self.cache_key(stream), |cache| match other {
+                Some(other) => cache.seat.arena = other,
+                None => cache.crowding.bear(),
+            });
         }
     }
 

@@ -9,6 +9,7 @@ use alloc_core::{Address, Gauge};
 use crate::placement::heap::Heap;
 use crate::placement::slab::Slabs;
 use crate::placement::units::UNIT_SHIFT;
+use crate::returns::Returns;
 
 /// Size of the range that gives blocks of zero bytes their addresses.
 pub(crate) const ZERO_RANGE: u64 = 2 << 20;
@@ -22,12 +23,15 @@ pub(crate) fn is_for_slabs(arena: u32) -> bool {
     arena % 2 == SLAB_ARENA
 }
 
+/// How often a waiting thread looks before it yields.
+const LOOKS: u32 = 64;
+
 /// One arena. The alignment keeps the locks of two arenas out of each other's cache lines.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct Arena {
     /// Held for tens of nanoseconds by one thread that hardly ever meets another, so giving it back with a plain store
-    /// counts for more than sleeping well: a waiting thread yields.
+    /// counts for more than sleeping well: a waiting thread looks a few times again, and then yields.
     state: SpinMutex<ArenaState, Yield>,
 }
 
@@ -43,6 +47,7 @@ pub(crate) struct ArenaState {
     /// One bit for each free slab of zero-byte blocks.
     pub(crate) zero_slabs: u64,
     pub(crate) large: LargeCounts,
+    pub(crate) returns: Returns,
 }
 
 /// What became of an arena's large blocks, in bytes. Sums that only grow, so that counting a block is a few additions.
@@ -79,6 +84,11 @@ impl LargeCounts {
     pub(crate) fn count_release(&mut self, bytes: u64, padding: u64) {
         self.released = self.released.wrapping_add(bytes);
         self.padding_released = self.padding_released.wrapping_add(padding);
+    }
+
+    /// The sum of all blocks so far.
+    pub(crate) fn allocated_bytes(&self) -> u64 {
+        self.allocated
     }
 
     #[inline(always)]
@@ -133,13 +143,14 @@ impl Arena {
                 addresses,
                 zero_slabs,
                 large: LargeCounts::default(),
+                returns: Returns::default(),
             }),
         }
     }
 
     #[inline]
     pub(crate) fn lock(&self) -> Locked<'_> {
-        self.state.lock()
+        self.lock_or_wait().0
     }
 
     /// The lock, and whether another thread was in the way.
@@ -147,7 +158,19 @@ impl Arena {
     pub(crate) fn lock_or_wait(&self) -> (Locked<'_>, bool) {
         match self.state.try_lock() {
             Some(state) => (state, false),
-            None => (self.lock(), true),
+            None => (self.wait(), true),
         }
+    }
+
+    /// Most holders are done before a call to the system would be.
+    #[cold]
+    fn wait(&self) -> Locked<'_> {
+        for _ in 0..LOOKS {
+            std::hint::spin_loop();
+            if let Some(state) = self.state.try_lock() {
+                return state;
+            }
+        }
+        self.state.lock()
     }
 }

@@ -88,13 +88,62 @@ struct Bin {
     blocks: [CachedBlock; BIN_BLOCKS],
 }
 
+/// After how many times that it gave blocks back, and wanted none, a thread is taken for one that only releases.
+const ONE_WAY: u32 = 1024;
+
+/// Tells threads that get in each other's way all the time from such as meet by chance.
+#[derive(Debug)]
+pub(crate) struct Crowding {
+    visits: u32,
+    meetings: u32,
+    bearable: u32,
+}
+
+/// How many meetings in [`PATIENCE`] visits are too many.
+const MEETINGS: u32 = 4;
+const PATIENCE: u32 = 4096;
+
+impl Default for Crowding {
+    fn default() -> Self {
+        Self { visits: 0, meetings: 0, bearable: MEETINGS }
+    }
+}
+
+impl Crowding {
+    /// Counts a visit to the arena.
+    #[inline(always)]
+    pub(crate) fn visit(&mut self) {
+        self.visits = self.visits.wrapping_add(1);
+    }
+
+    /// Counts a meeting at the arena's lock; whether there are too many of them.
+    pub(crate) fn meet(&mut self) -> bool {
+        if self.visits > PATIENCE {
+            (self.visits, self.meetings) = (0, 0);
+        }
+        self.meetings += 1;
+        if self.meetings < self.bearable {
+            return false;
+        }
+        self.meetings = 0;
+        true
+    }
+
+    /// There is no better place: the thread will bear more before it asks again.
+    pub(crate) fn bear(&mut self) {
+        self.bearable = self.bearable.saturating_mul(4);
+    }
+}
+
 /// The blocks that a thread keeps for one stream of one pool.
 #[derive(Debug)]
 pub(crate) struct StreamCache {
     /// The stream's tag and the arena that this thread allocates from.
     pub(crate) seat: Seat,
-    /// How often another thread held the arena's lock.
-    pub(crate) contended: u32,
+    /// How often the thread met another one at its arena's lock.
+    pub(crate) crowding: Crowding,
+    /// How often blocks were given back since any were wanted.
+    one_way: u32,
     bytes: u64,
     byte_bound: u64,
     pub(crate) counters: Arc<CacheCounters>,
@@ -108,7 +157,7 @@ impl StreamCache {
             let bound = if byte_bound == 0 { 0 } else { fitting.clamp(2, BIN_BLOCKS as u64) as u32 };
             Bin { len: 0, bound, blocks: [CachedBlock::default(); BIN_BLOCKS] }
         });
-        Self { seat, contended: 0, bytes: 0, byte_bound, counters, bins }
+        Self { seat, crowding: Crowding::default(), one_way: ONE_WAY, bytes: 0, byte_bound, counters, bins }
     }
 
     #[inline(always)]
@@ -139,14 +188,30 @@ impl StreamCache {
         true
     }
 
-    /// How many blocks a refill brings.
-    pub(crate) fn refill_size(&self, class: usize) -> usize {
+    /// How many blocks a refill brings. The thread is one that allocates.
+    pub(crate) fn begin_refill(&mut self, class: usize) -> usize {
+        self.one_way = 0;
         self.bins[class].bound.div_ceil(2) as usize
     }
 
-    /// Takes the blocks of a class out that were kept longest, down to half the bound.
-    pub(crate) fn take_half(&mut self, class: usize, out: &mut Batch) {
-        let keep = self.bins[class].bound / 2;
+    /// Takes blocks of a class out, those that were kept longest: half of the bound or, if the thread only releases,
+    /// all of them. Whether that is so.
+    pub(crate) fn make_room(&mut self, class: usize, out: &mut Batch) -> bool {
+        let only_releases = self.one_way >= ONE_WAY;
+        self.one_way = self.one_way.saturating_add(1);
+        let keep = if only_releases { 0 } else { self.bins[class].bound / 2 };
+        self.take_oldest(class, keep, out);
+        only_releases
+    }
+
+    /// Whether as many bytes are kept as may be.
+    pub(crate) fn is_full(&self) -> bool {
+        self.bytes > self.byte_bound
+    }
+
+    /// Takes the older half of a class's blocks out.
+    pub(crate) fn halve(&mut self, class: usize, out: &mut Batch) {
+        let keep = self.bins[class].len / 2;
         self.take_oldest(class, keep, out);
     }
 
@@ -194,7 +259,7 @@ impl Batch {
         }
     }
 
-    fn extend(&mut self, blocks: &[CachedBlock]) {
+    pub(crate) fn extend(&mut self, blocks: &[CachedBlock]) {
         for &block in blocks {
             self.push(block);
         }
@@ -203,6 +268,10 @@ impl Batch {
     pub(crate) fn pop(&mut self) -> Option<CachedBlock> {
         self.len = self.len.checked_sub(1)?;
         Some(self.blocks[self.len])
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.len == BIN_BLOCKS
     }
 
     pub(crate) fn blocks(&self) -> &[CachedBlock] {
@@ -359,6 +428,38 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_that_only_releases_keeps_nothing_back() {
+        let mut cache = cache(512 << 10);
+        let fill = |cache: &mut StreamCache| while cache.push(1, CachedBlock::default()) {};
+        let mut batch = Batch::new();
+        fill(&mut cache);
+        assert!(cache.make_room(1, &mut batch), "it never wanted any");
+        assert_eq!((batch.blocks().len(), cache.pop(1)), (BIN_BLOCKS, None));
+        cache.begin_refill(7);
+        for _ in 0..ONE_WAY {
+            fill(&mut cache);
+            batch.clear();
+            assert!(!cache.make_room(1, &mut batch));
+            assert_eq!(batch.blocks().len(), BIN_BLOCKS / 2);
+        }
+        batch.clear();
+        assert!(cache.make_room(1, &mut batch), "it has wanted none for long");
+    }
+
+    #[test]
+    fn chance_meetings_are_borne() {
+        let mut crowding = Crowding::default();
+        for _ in 0..100 {
+            (0..PATIENCE).for_each(|_| crowding.visit());
+            assert!(!crowding.meet() && !crowding.meet(), "two in so many visits are chance");
+            crowding.visit();
+        }
+        assert!((0..MEETINGS).any(|_| crowding.meet()));
+        crowding.bear();
+        assert!(!(0..MEETINGS).any(|_| crowding.meet()), "who found no better place bears more");
+    }
+
+    #[test]
     fn no_bytes_means_no_cache() {
         assert!(!cache(0).push(1, CachedBlock::default()));
     }
@@ -370,7 +471,8 @@ mod tests {
             assert!(cache.push(1, CachedBlock::new(0, slot, 0)));
         }
         let mut batch = Batch::new();
-        cache.take_half(1, &mut batch);
+        cache.begin_refill(2);
+        assert!(!cache.make_room(1, &mut batch));
         assert_eq!(batch.blocks().iter().map(|b| b.slot()).collect::<Vec<_>>(), (0..16).collect::<Vec<_>>());
         assert_eq!(cache.pop(1).map(|b| b.slot()), Some(31));
     }

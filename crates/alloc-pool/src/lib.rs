@@ -23,6 +23,7 @@ mod placement;
 mod pool;
 mod primitive;
 mod release;
+mod returns;
 mod statistics;
 mod streams;
 

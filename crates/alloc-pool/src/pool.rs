@@ -1,6 +1,6 @@
 //! The pool: the allocator that programs use, over any backend.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use alloc_core::pressure::{self, Registration, Relieve};
@@ -49,6 +49,8 @@ pub(crate) struct Inner<P: MemoryProvider> {
     epoch: AtomicU64,
     pages: Mutex<Pages<P::Physical>>,
     pub(crate) seats: Mutex<Seats>,
+    /// How many pairs of arenas have threads.
+    pub(crate) pairs_taken: AtomicU32,
     pub(crate) tags: Mutex<Tags<P::Event>>,
     pub(crate) parked: Mutex<ParkList<P::Event>>,
     /// Notes made under a lock, told once it is released.
@@ -98,6 +100,7 @@ impl<P: MemoryProvider> Pool<P> {
             epoch: AtomicU64::new(next_number()),
             pages: Mutex::new(Pages::new((granularity >> UNIT_SHIFT) as u32)),
             seats: Mutex::default(),
+            pairs_taken: AtomicU32::new(0),
             tags: Mutex::new(Tags::new()),
             parked: Mutex::new(ParkList::new()),
             deferred: Mutex::new(Vec::with_capacity(16)),
@@ -124,11 +127,12 @@ impl<P: MemoryProvider> Pool<P> {
     /// threads do the same at their next call after a [`trim`](DeviceAllocator::trim), and when they end.
     pub fn flush_thread_cache(&self) {
         cache::drain(self.inner.number);
+        self.inner.empty_returns();
     }
 
     #[inline(never)]
     fn release_uncached(&self, block: Block, stream: Stream, uses: &StreamSet) -> Result<(), ReleaseError> {
-        self.inner.release(block, stream, uses).inspect_err(|error| {
+        Inner::release(&self.inner, block, stream, uses).inspect_err(|error| {
             self.inner.rejected.fetch_add(1, Ordering::Relaxed);
             self.inner.tell(&AllocatorEvent::RejectedRelease(error));
         })

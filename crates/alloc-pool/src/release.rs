@@ -11,8 +11,8 @@ use crate::ledger::SlabEntry;
 use crate::local::{self, Call};
 use crate::pages::Patience;
 use crate::park::Parked;
-use crate::placement::heap::{Kind, SHARED_TAG};
-use crate::placement::units::{UNIT_SHIFT, class_bytes, class_slots, class_stride};
+use crate::placement::heap::{Kind, SHARED_TAG, Tag};
+use crate::placement::units::{CLASSES, UNIT_SHIFT, class_bytes, class_slots, class_stride};
 use crate::pool::Inner;
 use crate::streams::Seat;
 
@@ -46,65 +46,90 @@ impl<P: MemoryProvider> Inner<P> {
 
     /// Takes a block back that the thread's cache does not keep.
     #[inline]
-    pub(crate) fn release(&self, block: Block, stream: Stream, uses: &StreamSet) -> Result<(), ReleaseError> {
+    pub(crate) fn release(
+        this: &Arc<Self>,
+        block: Block,
+        stream: Stream,
+        uses: &StreamSet,
+    ) -> Result<(), ReleaseError> {
         match Name::of(block.id()) {
-            Name::Small { slot, generation, slack } => self.release_small(block, slot, generation, slack, stream, uses),
-            Name::Large { arena, node, generation } => self.release_large(block, arena, node, generation, stream, uses),
+            Name::Small { slot, generation, slack } => {
+                Self::release_small(this, block, (slot, generation, slack), stream, uses)
+            }
+            Name::Large { arena, node, generation } => this.release_large(block, arena, node, generation, stream, uses),
         }
     }
 
     #[cold]
     fn release_small(
-        &self,
+        this: &Arc<Self>,
         block: Block,
-        number: u32,
-        generation: u32,
-        slack: u32,
+        (number, generation, slack): (u32, u32, u32),
         stream: Stream,
         uses: &StreamSet,
     ) -> Result<(), ReleaseError> {
         let (slab, slot) = slab_and_slot(number);
-        let Some(entry) = self.ledger.get(slab) else { return Err(self.foreign(block)) };
+        let Some(entry) = this.ledger.get(slab) else { return Err(this.foreign(block)) };
         let facts = entry.facts();
         let bytes = class_bytes(facts.class);
         let address = facts.base + u64::from(slot) * class_stride(facts.class);
         let as_named = address == block.address().get() && bytes.checked_sub(u64::from(slack)) == Some(block.size());
         if !as_named || slot >= class_slots(facts.class) {
-            return Err(self.misnamed(block, entry, slot, generation));
+            return Err(this.misnamed(block, entry, slot, generation));
         }
         if !entry.generations.retire(slot, generation) {
-            return Err(self.stale(block));
+            return Err(this.stale(block));
         }
         let cached = CachedBlock::new(address, number, next_slot_generation(generation));
-        let own = cache::with(self.cache_key(stream), |cache| {
-            cache.counters.count_release(block.size(), bytes);
-            cache.seat.tag == facts.tag && facts.tag != SHARED_TAG
-        });
-        if own.is_none() {
-            self.count_uncached(|counters| counters.count_release(block.size(), bytes));
+        let mut own = this.count_cached_release(block.size(), bytes, stream);
+        // A thread that only releases what others allocate needs a cache as well, lest each block costs a lock.
+        if own.is_none() && uses.is_empty() && this.known_tag(stream) == Some(facts.tag) {
+            own = Self::join(this, stream).ok().and_then(|_| this.count_cached_release(block.size(), bytes, stream));
         }
-        if own == Some(true) && uses.is_empty() {
-            self.make_room(stream, facts.class, cached);
+        if own.is_none() {
+            this.count_uncached(|counters| counters.count_release(block.size(), bytes));
+        }
+        if own == Some(facts.tag) && facts.tag != SHARED_TAG && uses.is_empty() {
+            this.make_room(stream, (facts.class, facts.tag), cached);
             return Ok(());
         }
-        let parked = self.park(block, Parked::Slot(cached), bytes, facts.tag, stream, uses);
-        self.tell_deferred();
+        let parked = this.park(block, Parked::Slot(cached), bytes, facts.tag, stream, uses);
+        this.tell_deferred();
         parked
     }
 
-    /// Gives half of a class's cached blocks back to the arenas and keeps this one instead.
+    /// Counts the release with the thread's cache for the stream, if it has one; its tag.
+    fn count_cached_release(&self, requested: u64, bytes: u64, stream: Stream) -> Option<Tag> {
+        cache::with(self.cache_key(stream), |cache| {
+            cache.counters.count_release(requested, bytes);
+            cache.seat.tag
+        })
+    }
+
+    /// Gives cached blocks of a class back to the arenas and keeps this one instead. If the cache is full of others,
+    /// half of all of them go.
     #[cold]
     #[inline(never)]
-    fn make_room(&self, stream: Stream, class: usize, block: CachedBlock) {
+    fn make_room(&self, stream: Stream, (class, tag): (usize, Tag), block: CachedBlock) {
+        let key = self.cache_key(stream);
         let mut batch = Batch::new();
-        let kept = cache::with(self.cache_key(stream), |cache| {
-            cache.take_half(class, &mut batch);
-            cache.push(class, block)
+        let kept = cache::with(key, |cache| {
+            let only_releases = cache.make_room(class, &mut batch);
+            (only_releases, cache.push(class, block))
         });
-        if kept != Some(true) {
+        if kept.is_some_and(|(only_releases, _)| only_releases) {
+            self.hand_over(class, tag, &mut batch);
+        }
+        if kept.is_none_or(|(_, kept)| !kept) {
             batch.push(block);
         }
         self.give_to_slabs(&mut batch);
+        if cache::with(key, |cache| cache.is_full()) == Some(true) {
+            for class in 0..CLASSES {
+                cache::with(key, |cache| cache.halve(class, &mut batch));
+                self.give_to_slabs(&mut batch);
+            }
+        }
     }
 
     #[inline]

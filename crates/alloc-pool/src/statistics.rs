@@ -84,10 +84,11 @@ impl<P: MemoryProvider> Inner<P> {
             statistics.moves = pages.moves;
             statistics.leaked = pages.leaked;
         }
-        let mut largest_arena_peaks = (0, 0);
+        let (mut largest_arena_peaks, mut returned) = ((0, 0), 0);
         for arena in self.arenas.iter().map_while(|arena| arena.get()) {
             let state = arena.lock();
             let [requested, in_use] = state.large.gauges();
+            returned += state.returns.bytes();
             for (sum, part) in [(&mut statistics.requested, &requested), (&mut statistics.in_use, &in_use)] {
                 sum.current += part.current;
                 sum.total += part.total;
@@ -112,7 +113,7 @@ impl<P: MemoryProvider> Inner<P> {
         statistics.in_use.peak = caches.peak_in_use;
         drop(caches);
         statistics.hits = sums.allocations.saturating_sub(sums.refills);
-        statistics.cached = sums.cached;
+        statistics.cached = sums.cached + returned;
         {
             let parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
             statistics.parked = parked.bytes;

@@ -92,6 +92,7 @@ impl<P: MemoryProvider> Inner<P> {
         }
         let pair = seats.population.iter().enumerate().min_by_key(|(_, threads)| **threads).map_or(0, |(pair, _)| pair);
         seats.population[pair] += 1;
+        self.count_pairs(&seats);
         Ok(Seat { tag, arena: pair as u32 * 2 })
     }
 
@@ -110,13 +111,26 @@ impl<P: MemoryProvider> Inner<P> {
         }
         seats.population[from] -= 1;
         seats.population[to] += 1;
+        self.count_pairs(&seats);
         Some(to as u32 * 2)
     }
 
     pub(crate) fn leave_seat(&self, arena: u32) {
-        if let Some(threads) = self.lock_seats().population.get_mut(arena as usize / 2) {
+        let mut seats = self.lock_seats();
+        if let Some(threads) = seats.population.get_mut(arena as usize / 2) {
             *threads = threads.saturating_sub(1);
         }
+        self.count_pairs(&seats);
+    }
+
+    fn count_pairs(&self, seats: &Seats) {
+        let taken = seats.population.iter().filter(|&&threads| threads > 0).count();
+        self.pairs_taken.store(taken as u32, Ordering::Relaxed);
+    }
+
+    /// Whether threads that got in each other's way have arenas of their own.
+    pub(crate) fn are_threads_apart(&self) -> bool {
+        self.pairs_taken.load(Ordering::Relaxed) > 1
     }
 
     fn new_arenas(&self, seats: &mut Seats) -> Result<(), AllocError> {

@@ -98,11 +98,11 @@ impl<P: MemoryProvider> Inner<P> {
                     break;
                 }
                 let granule_units = pages.granule_units;
-                let handle = &mut pages.handles[index as usize];
-                if handle.found.busy {
+                if pages.handles[index as usize].found.busy {
                     continue;
                 }
-                let Some(place) = handle.active.take() else { continue };
+                let Some(place) = pages.set_active(index, None) else { continue };
+                let handle = &mut pages.handles[index as usize];
                 handle.users = 0;
                 let (start, units) = (place.granule * granule_units, handle.granules * granule_units);
                 let node = state.heap.containing(handle.found.node, start);
@@ -152,7 +152,7 @@ impl<P: MemoryProvider> Inner<P> {
             if pages.handles[handle as usize].physical.is_none() || pages.handles[handle as usize].leaked {
                 continue;
             }
-            pages.handles[handle as usize].active = None;
+            pages.set_active(handle, None);
             let views = pages.handles[handle as usize].views.iter();
             let seen = views.filter_map(|view| self.arena(view.arena)).map(|arena| arena.lock().heap.seen());
             let users = seen.fold(pages.handles[handle as usize].users, |users, seen| users | seen);

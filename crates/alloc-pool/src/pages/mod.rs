@@ -4,6 +4,7 @@
 //! of which at most one is *active*: its addresses are used or free memory of an arena. The others are *stale*: holes
 //! in their arenas that become memory again without a call to the backend, once the handle is free.
 
+mod budget;
 mod give_back;
 mod plan;
 mod serve;
@@ -73,6 +74,10 @@ pub(crate) struct ArenaViews {
     views: Vec<View>,
     /// How many granules are mapped.
     viewed: u32,
+    /// How many granules of physical memory are active here.
+    active: u32,
+    /// What its heap said when it was last asked.
+    census: budget::Census,
 }
 
 impl ArenaViews {
@@ -94,6 +99,8 @@ pub(crate) struct Pages<T> {
     pub(crate) reserved: Gauge,
     /// The most units ever seen in use.
     peak_units: u64,
+    /// Physical bytes held when that was seen.
+    reserved_at_peak: u64,
     /// The streams that the request at hand has to be ordered after.
     in_the_way: TagSet,
     /// The streams that the request at hand can't be ordered after.
@@ -129,6 +136,7 @@ impl<T> Pages<T> {
             arenas: Vec::new(),
             reserved: Gauge::default(),
             peak_units: 0,
+            reserved_at_peak: 0,
             in_the_way: 0,
             untouchable: 0,
             search: 0,
@@ -143,7 +151,14 @@ impl<T> Pages<T> {
 
     /// Adds the views of a new arena, whose index is the number of arenas so far.
     pub(crate) fn add_arena(&mut self, range: Option<AddressRange>, granules: u32) {
-        self.arenas.push(ArenaViews { range, granules, views: Vec::new(), viewed: 0 });
+        self.arenas.push(ArenaViews {
+            range,
+            granules,
+            views: Vec::new(),
+            viewed: 0,
+            active: 0,
+            census: budget::Census::default(),
+        });
     }
 
     pub(crate) fn arena_count(&self) -> u32 {
@@ -220,6 +235,19 @@ impl<T> Pages<T> {
             views.pop();
         }
         self.handles[handle as usize].views.retain(|view| *view != place);
+    }
+
+    /// Makes the view at `place` the handle's active one, or none; returns which it was.
+    fn set_active(&mut self, handle: u32, place: Option<Place>) -> Option<Place> {
+        let handle = &mut self.handles[handle as usize];
+        let before = std::mem::replace(&mut handle.active, place);
+        if let Some(before) = before {
+            self.arenas[before.arena as usize].active -= handle.granules;
+        }
+        if let Some(place) = place {
+            self.arenas[place.arena as usize].active += handle.granules;
+        }
+        before
     }
 
     /// Takes a handle off the list of those without an active view.

@@ -4,7 +4,7 @@ use alloc_core::{MemoryProvider, ProviderError, ProviderErrorKind, Stream};
 
 use super::plan::{self, ANYWHERE, Placement, Supply};
 use super::supply::{Locked, Step};
-use super::{NONE, Pages, Place};
+use super::{NONE, Pages, Patience, Place};
 use crate::arena::{Addresses, Arena, is_for_slabs};
 use crate::notes::Note;
 use crate::placement::heap::{Ask, Kind, Tag, TagSet, own_set};
@@ -64,10 +64,13 @@ impl Situation {
     }
 }
 
-/// How many times all of its memory a pool moves before it may grow more than the usual slack, and by how much of the
-/// peak for each further time.
-const ROUNDS_BEFORE_MORE: f64 = 2.0;
-const MORE_PER_ROUND: f64 = 0.02;
+/// Which arenas a miss looks at.
+#[derive(Clone, Debug)]
+enum Reach {
+    /// Its own, and these, which have memory to spare.
+    Near(Vec<u32>),
+    All,
+}
 
 impl<P: MemoryProvider> Inner<P> {
     /// A used node of the arena for the request, with memory behind all of it that `stream` may use. The `busy`
@@ -79,24 +82,74 @@ impl<P: MemoryProvider> Inner<P> {
         (stream, ask): (Stream, Ask),
         busy: TagSet,
     ) -> Result<u32, Failure> {
-        let Some(own) = self.arena(arena) else { return Err(Failure::AddressSpace) };
-        let situation = self.survey(pages, (own, arena), stream, ask.tag, busy);
-        let mut locked = Locked { own_index: arena, own: own.lock(), others: Vec::new() };
-        if !situation.capturing() {
-            for index in (0..pages.arena_count()).filter(|&index| index != arena) {
-                locked.others.extend(self.arena(index).map(|other| (index, other.lock())));
+        let untouchable = self.untouchable_tags(stream);
+        let (peak_before, reserved_before) = (pages.peak_units, pages.reserved.current);
+        let mut served = Ok(None);
+        if untouchable != TagSet::MAX && self.are_threads_apart() {
+            let near = self.arenas_with_excess(pages, arena);
+            served = self.serve_within(pages, arena, (stream, ask), Reach::Near(near), (busy, untouchable));
+        }
+        if matches!(served, Ok(None)) {
+            let reach = if untouchable == TagSet::MAX { Reach::Near(Vec::new()) } else { Reach::All };
+            served = self.serve_within(pages, arena, (stream, ask), reach, (busy, untouchable));
+        }
+        match served {
+            Ok(Some(node)) => {
+                if pages.peak_units > peak_before {
+                    pages.reserved_at_peak = pages.reserved.current;
+                } else if pages.reserved.current == reserved_before && untouchable == 0 && !self.are_threads_apart() {
+                    let keep = pages.most_to_keep(&self.config);
+                    self.give_back(pages, keep, Patience::Leave);
+                }
+                Ok(node)
             }
+            Ok(None) => Err(Failure::AddressSpace),
+            Err(failure) => {
+                pages.peak_units = peak_before;
+                Err(failure)
+            }
+        }
+    }
+
+    /// The other arenas that have memory to spare.
+    fn arenas_with_excess(&self, pages: &mut Pages<P::Physical>, arena: u32) -> Vec<u32> {
+        for index in 0..pages.arena_count() {
+            if let Some(other) = self.arena(index) {
+                pages.count(index, &other.lock());
+            }
+        }
+        (0..pages.arena_count()).filter(|&index| index != arena && pages.excess_granules(index) > 0).collect()
+    }
+
+    /// The same within reach. `None`, with nothing done, if arenas out of reach might spare what these can't.
+    fn serve_within(
+        &self,
+        pages: &mut Pages<P::Physical>,
+        arena: u32,
+        (stream, ask): (Stream, Ask),
+        reach: Reach,
+        (busy, untouchable): (TagSet, TagSet),
+    ) -> Result<Option<u32>, Failure> {
+        let Some(own) = self.arena(arena) else { return Err(Failure::AddressSpace) };
+        let others: Vec<u32> = match &reach {
+            Reach::Near(near) => near.clone(),
+            Reach::All => (0..pages.arena_count()).filter(|&index| index != arena).collect(),
+        };
+        let situation = self.survey(pages, (own, arena), &others, ask.tag, (busy, untouchable));
+        let mut locked = Locked { own_index: arena, own: own.lock(), others: Vec::with_capacity(others.len()) };
+        for &index in &others {
+            locked.others.extend(self.arena(index).map(|other| (index, other.lock())));
         }
         locked.own.heap.note_complete(situation.idle, situation.own_stamp);
         for ((_, state), stamp) in locked.others.iter_mut().zip(&situation.other_stamps) {
             state.heap.note_complete(situation.idle, *stamp);
         }
         if let Some(node) = locked.own.heap.allocate(ask) {
-            return Ok(node);
+            return Ok(Some(node));
         }
         locked.own.heap.join_neighbours(own_set(ask.tag));
         if let Some(node) = locked.own.heap.allocate(ask) {
-            return Ok(node);
+            return Ok(Some(node));
         }
         locked.own.heap.join_neighbours(TagSet::MAX);
         for (_, state) in &mut locked.others {
@@ -106,21 +159,33 @@ impl<P: MemoryProvider> Inner<P> {
         pages.search += 1;
         pages.begin(situation.untouchable);
         pages.scratch.found.clear();
+        pages.count(arena, &locked.own);
         pages.find_free(&locked.own, arena, ask.tag);
-        let mut used = locked.own.heap.used_units();
         for (index, state) in &locked.others {
+            pages.count(*index, state);
             pages.find_free(state, *index, ask.tag);
-            used += state.heap.used_units();
         }
         pages.sort_found(arena);
-        let peak_before = pages.peak_units;
-        pages.peak_units = pages.peak_units.max(used + u64::from(ask.units));
-        let decided = if let Some(node) = self.claim_busy(pages, &mut locked, ask) {
+        pages.peak_units = pages.peak_units.max(pages.used_units() + u64::from(ask.units));
+        let need = ask.units.div_ceil(pages.granule_units);
+        let growth = match &reach {
+            Reach::Near(near) if !situation.capturing() => {
+                let excess = near.iter().fold(0, |sum: u32, &index| sum.saturating_add(pages.excess_granules(index)));
+                let growth = pages.own_growth_granules(arena, ask.units);
+                if growth < need && pages.granules_at_hand(ask.tag) < need {
+                    pages.misses -= 1;
+                    return Ok(None);
+                }
+                if excess >= need { 0 } else { growth }
+            }
+            _ => pages.growth_granules(&self.config),
+        };
+        let decided = if let Some(node) = self.claim_busy(pages, &mut locked, ask, growth) {
             Ok(node)
         } else if pages.arenas[arena as usize].range.is_some() {
-            self.decide(pages, &mut locked, ask, &situation)
+            self.decide(pages, &mut locked, ask, (&situation, growth))
         } else {
-            self.decide_segment(pages, &mut locked, ask)
+            self.decide_segment(pages, &mut locked, ask, growth)
         };
         drop(locked);
         match decided {
@@ -129,17 +194,12 @@ impl<P: MemoryProvider> Inner<P> {
                 self.settle(pages, arena, node, ask.tag, true);
                 if let Err(failure) = done {
                     self.unclaim(pages, arena, node);
-                    pages.peak_units = peak_before;
                     return Err(failure);
                 }
-                Ok(node)
+                Ok(Some(node))
             }
-            Err((None, failure)) => {
-                pages.peak_units = peak_before;
-                Err(failure)
-            }
+            Err((None, failure)) => Err(failure),
             Err((Some(node), failure)) => {
-                pages.peak_units = peak_before;
                 pages.undo_steps(0);
                 self.settle(pages, arena, node, ask.tag, false);
                 self.unclaim(pages, arena, node);
@@ -154,38 +214,39 @@ impl<P: MemoryProvider> Inner<P> {
         &self,
         pages: &Pages<P::Physical>,
         (own, arena): (&Arena, u32),
-        stream: Stream,
+        others: &[u32],
         tag: Tag,
-        busy: TagSet,
+        (busy, untouchable): (TagSet, TagSet),
     ) -> Situation {
-        let untouchable = self.untouchable_tags(stream);
-        let capturing = untouchable == TagSet::MAX;
         let state = own.lock();
         let (own_seen, own_stamp) = (state.heap.seen(), state.heap.now());
         drop(state);
         let mut seen = own_seen;
-        let mut other_stamps = Vec::new();
-        if !capturing {
-            for other in (0..pages.arena_count()).filter(|&index| index != arena).filter_map(|index| self.arena(index))
-            {
-                let state = other.lock();
-                seen |= state.heap.seen();
-                other_stamps.push(state.heap.now());
-            }
+        let mut other_stamps = Vec::with_capacity(others.len());
+        for other in others.iter().filter_map(|&index| self.arena(index)) {
+            let state = other.lock();
+            seen |= state.heap.seen();
+            other_stamps.push(state.heap.now());
         }
         // Whether the own stream is idle matters only to views that might be unmapped, which may well wait until they
         // are many: one stream alone needs no event.
         let debris = pages.has_debris(arena);
         let own_matters = if debris { own_set(tag) } else { 0 };
-        let asked = if capturing { 0 } else { (seen & !own_set(tag)) | own_matters };
+        let asked = if untouchable == TagSet::MAX { 0 } else { (seen & !own_set(tag)) | own_matters };
         let idle = self.idle_tags(asked & !busy);
         Situation { untouchable, debris, idle, own_seen, own_stamp, other_stamps }
     }
 
     /// Memory that the stream has to wait for, if the pool would have to grow past its budget instead.
-    fn claim_busy(&self, pages: &mut Pages<P::Physical>, locked: &mut Locked<'_>, ask: Ask) -> Option<u32> {
+    fn claim_busy(
+        &self,
+        pages: &mut Pages<P::Physical>,
+        locked: &mut Locked<'_>,
+        ask: Ask,
+        growth: u32,
+    ) -> Option<u32> {
         let need = ask.units.div_ceil(pages.granule_units);
-        if self.growth_granules(pages) >= need || pages.granules_at_hand(ask.tag) >= need {
+        if growth >= need || pages.granules_at_hand(ask.tag) >= need {
             return None;
         }
         let (node, in_the_way) = locked.own.heap.allocate_busy(ask, pages.untouchable)?;
@@ -199,10 +260,10 @@ impl<P: MemoryProvider> Inner<P> {
         pages: &mut Pages<P::Physical>,
         locked: &mut Locked<'_>,
         ask: Ask,
-        situation: &Situation,
+        (situation, growth): (&Situation, u32),
     ) -> Result<u32, (Option<u32>, Failure)> {
         let arena = locked.own_index;
-        let mut growth = self.growth_granules(pages);
+        let mut growth = growth;
         let piece = self.piece_granules(pages, locked);
         let supply = Supply {
             smallest_piece: pages.smallest_piece(growth),
@@ -249,6 +310,7 @@ impl<P: MemoryProvider> Inner<P> {
         pages: &mut Pages<P::Physical>,
         locked: &mut Locked<'_>,
         ask: Ask,
+        growth: u32,
     ) -> Result<u32, (Option<u32>, Failure)> {
         let arena = locked.own_index;
         let need = ask.units.div_ceil(pages.granule_units);
@@ -257,7 +319,6 @@ impl<P: MemoryProvider> Inner<P> {
             let first = locked.own.heap.containing(ANYWHERE, start);
             locked.own.heap.claim(first, start, ask).0
         };
-        let growth = self.growth_granules(pages);
         let roomy = pages.found_of_at_least(need, ask.tag);
         if let Some(handle) = roomy.filter(|_| growth < need) {
             let stale = pages.handles[handle as usize].views.iter().find(|place| place.arena == arena).copied();
@@ -282,17 +343,6 @@ impl<P: MemoryProvider> Inner<P> {
         let place = pages.segment_placement(arena, granules).ok_or((None, Failure::AddressSpace))?;
         pages.plan_creation(granules, place, self.config.limit).map_err(|failure| (None, failure))?;
         Ok(claim(locked, place, pages.granule_units))
-    }
-
-    /// How many granules may be created before free ones are moved instead. A pool that has moved several times the
-    /// memory it holds is spared more of that by a little more memory.
-    fn growth_granules(&self, pages: &Pages<P::Physical>) -> u32 {
-        let peak = (pages.peak_units << UNIT_SHIFT) as f64;
-        let moved = (pages.moved_granules * pages.granule_bytes()) as f64 / (pages.reserved.current.max(1)) as f64;
-        let more = (MORE_PER_ROUND * (moved - ROUNDS_BEFORE_MORE)).clamp(0.0, self.config.growth_slack_moving);
-        let budget = peak * (1.0 + self.config.growth_slack + more);
-        let left = (budget as u64).saturating_sub(pages.reserved.current) / pages.granule_bytes();
-        u32::try_from(left).unwrap_or(u32::MAX)
     }
 
     /// How many granules a new piece of memory has: it grows with the pool. A piece for slabs has room for a quarter of what thread

@@ -171,7 +171,7 @@ impl<T> Pages<T> {
             state.heap.convert(node, start, units, Kind::Hole, 0);
             handle.users = users;
             handle.found.search = 0;
-            handle.active = None;
+            self.set_active(index, None);
         } else {
             self.unlist_idle(index);
         }
@@ -229,12 +229,12 @@ impl<T> Pages<T> {
     }
 
     pub(super) fn activate(&mut self, handle: u32, place: Place) {
-        self.handles[handle as usize].active = Some(place);
+        self.set_active(handle, Some(place));
         self.scratch.attached.push(handle);
     }
 
     pub(super) fn deactivate(&mut self, handle: u32) {
-        self.handles[handle as usize].active = None;
+        self.set_active(handle, None);
         if !self.handles[handle as usize].leaked {
             self.idle.push(handle);
         }
@@ -243,7 +243,7 @@ impl<T> Pages<T> {
     /// Takes back the views that were activated for a request which failed before it could be ordered.
     pub(super) fn detach_attached(&mut self) {
         for index in std::mem::take(&mut self.scratch.attached) {
-            if self.handles[index as usize].active.take().is_some() && !self.handles[index as usize].leaked {
+            if self.set_active(index, None).is_some() && !self.handles[index as usize].leaked {
                 self.idle.push(index);
             }
         }

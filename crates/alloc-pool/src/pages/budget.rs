@@ -1,0 +1,93 @@
+//! How much physical memory a pool may hold, and which arenas have some to spare.
+//!
+//! As long as all threads share one pair of arenas, memory is created up to a little past the peak of what was in use,
+//! and beyond that free pages are moved. Threads that got in each other's way have arenas of their own. If those moved
+//! each other's pages, every page taken would be the next miss of the arena that had it, and misses come one at a
+//! time. So each of them may hold half more than it used at most, and what others may take is what it holds beyond
+//! half more than it uses now.
+
+use super::Pages;
+use crate::arena::ArenaState;
+use crate::config::PoolConfig;
+use crate::placement::units::UNIT_SHIFT;
+
+/// What an arena's heap says of itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Census {
+    used_units: u64,
+    peak_units: u64,
+    /// The sum of all large blocks so far.
+    allocated_bytes: u64,
+}
+
+/// A pool that moves no more than one byte in so many allocated is at rest.
+const ALLOCATED_PER_MOVED: u64 = 500;
+/// How many times all of its memory a pool moves beyond that before it may grow more than the usual slack, and by how
+/// much of the peak for each further time.
+const ROUNDS_BEFORE_MORE: f64 = 0.6;
+const MORE_PER_ROUND: f64 = 0.02;
+/// How far the pieces created past the budget, since no free one could be moved, may add up, as a fraction of what the
+/// pool held at its peak. What is beyond that goes back as soon as it is free.
+const CREEP: f64 = 0.01;
+/// What an arena of its own may hold beside half more than it used at most, in bytes.
+const SPARE_BYTES: u64 = 8 << 20;
+
+/// Half more, and a little.
+fn with_spare(units: u64, granule_units: u64) -> u64 {
+    units + units / 2 + (SPARE_BYTES >> UNIT_SHIFT).max(granule_units)
+}
+
+impl<T> Pages<T> {
+    /// Notes how much of the arena is in use.
+    pub(super) fn count(&mut self, arena: u32, state: &ArenaState) {
+        let used = state.heap.used_units();
+        let census = &mut self.arenas[arena as usize].census;
+        census.used_units = used;
+        census.peak_units = census.peak_units.max(used);
+        census.allocated_bytes = state.large.allocated_bytes();
+    }
+
+    /// What was in use in all arenas when they were last asked.
+    pub(super) fn used_units(&self) -> u64 {
+        self.arenas.iter().map(|arena| arena.census.used_units).sum()
+    }
+
+    /// How many granules may be created before free ones are moved instead. A pool that has moved several times the
+    /// memory it holds is spared more of that by a little more memory.
+    pub(super) fn growth_granules(&self, config: &PoolConfig) -> u32 {
+        let left = self.budget_bytes(config).saturating_sub(self.reserved.current) / self.granule_bytes();
+        u32::try_from(left).unwrap_or(u32::MAX)
+    }
+
+    fn budget_bytes(&self, config: &PoolConfig) -> u64 {
+        let allocated: u64 = self.arenas.iter().map(|arena| arena.census.allocated_bytes).sum();
+        let moved = self.moved_granules.saturating_mul(self.granule_bytes());
+        let restless = moved.saturating_sub(allocated / ALLOCATED_PER_MOVED);
+        let rounds = restless as f64 / self.reserved.current.max(1) as f64;
+        let more = (MORE_PER_ROUND * (rounds - ROUNDS_BEFORE_MORE)).clamp(0.0, config.growth_slack_moving);
+        ((self.peak_units << UNIT_SHIFT) as f64 * (1.0 + config.growth_slack + more)) as u64
+    }
+
+    /// Bytes held that should go back, since they are more than pieces created in need may add up to.
+    pub(super) fn most_to_keep(&self, config: &PoolConfig) -> u64 {
+        let settled = self.budget_bytes(config).max(self.reserved_at_peak);
+        (settled as f64 * (1.0 + CREEP)) as u64
+    }
+
+    /// How many granules the arena may create though others have free ones.
+    pub(super) fn own_growth_granules(&self, arena: u32, units: u32) -> u32 {
+        let arena = &self.arenas[arena as usize];
+        let granule_units = u64::from(self.granule_units);
+        let peak = arena.census.peak_units.max(arena.census.used_units + u64::from(units));
+        let most = with_spare(peak, granule_units) / granule_units;
+        u32::try_from(most.saturating_sub(u64::from(arena.active))).unwrap_or(u32::MAX)
+    }
+
+    /// How many granules the arena could give away and still have some to spare.
+    pub(super) fn excess_granules(&self, arena: u32) -> u32 {
+        let arena = &self.arenas[arena as usize];
+        let granule_units = u64::from(self.granule_units);
+        let wanted = with_spare(arena.census.used_units, granule_units).div_ceil(granule_units);
+        u32::try_from(u64::from(arena.active).saturating_sub(wanted)).unwrap_or(u32::MAX)
+    }
+}
