@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, Weak};
 
 use alloc_core::{AllocError, Layout, MemoryProvider, ProviderError, ProviderErrorKind, Stream};
 
-use crate::arena::{Addresses, ArenaState, SLAB_ARENA, ZERO_RANGE};
+use crate::arena::{Addresses, Arena, ArenaState, SLAB_ARENA, ZERO_RANGE};
 use crate::cache::{self, Batch, CacheCounters, CacheHome, CachedBlock, Fresh};
 use crate::id::{MAX_NODES, Name, slab_and_slot, slot_number};
 use crate::ledger::SlabFacts;
@@ -19,6 +19,9 @@ use crate::placement::units::{
 };
 use crate::pool::Inner;
 use crate::streams::Seat;
+
+/// How many times what a thread may keep may wait for being handed over at an arena.
+const RETURNED_PER_CACHE: u64 = 4;
 
 /// Why a slab could not be added at once.
 enum SlabMiss {
@@ -281,7 +284,7 @@ impl<P: MemoryProvider> Inner<P> {
         let first = batch.blocks().first().map(|block| slab_and_slot(block.slot()).0);
         let arena = first.and_then(|slab| self.ledger.get(slab)).and_then(|entry| self.arena(entry.facts().arena));
         if let Some(arena) = arena {
-            arena.lock().returns.put(class, tag, self.config.thread_cache, batch);
+            arena.lock().returns.put(class, tag, self.config.thread_cache.saturating_mul(RETURNED_PER_CACHE), batch);
         }
     }
 
@@ -321,9 +324,11 @@ impl<P: MemoryProvider> Inner<P> {
             cache.crowding.visit();
             cache.seat
         })?;
-        let (mut state, waited) = self.arena(seat.arena)?.lock_or_wait();
+        let owner = self.arena(seat.arena)?;
+        let (mut state, waited) = owner.lock_or_wait();
+        owner.settle_at_times(&mut state);
         let node = state.heap.allocate(Ask { tag: seat.tag, ..ask })?;
-        let placed = self.name_large(&mut state, seat.arena, node, layout.size());
+        let placed = self.name_large(owner, &mut state, seat.arena, node, layout.size());
         drop(state);
         if waited {
             self.note_crowding(stream);
@@ -345,13 +350,13 @@ impl<P: MemoryProvider> Inner<P> {
         let Some(owner) = self.arena(arena) else { return Err(self.exhausted(size)) };
         let mut state = owner.lock();
         let placed = match state.heap.allocate(ask) {
-            Some(node) => self.name_large(&mut state, arena, node, size),
+            Some(node) => self.name_large(owner, &mut state, arena, node, size),
             None => {
                 drop(state);
                 let (arena, node) = self.miss(arena, stream, ask, size, Purpose::Block)?;
                 let Some(owner) = self.arena(arena) else { return Err(self.exhausted(size)) };
                 state = owner.lock();
-                self.name_large(&mut state, arena, node, size)
+                self.name_large(owner, &mut state, arena, node, size)
             }
         };
         drop(state);
@@ -361,7 +366,7 @@ impl<P: MemoryProvider> Inner<P> {
     /// The address and the id of a node's block, which is counted. `None`, and the node is free again, if there are
     /// more nodes than ids can name.
     #[inline]
-    fn name_large(&self, state: &mut ArenaState, arena: u32, node: u32, size: u64) -> Option<Parts> {
+    fn name_large(&self, owner: &Arena, state: &mut ArenaState, arena: u32, node: u32, size: u64) -> Option<Parts> {
         let (start, units, generation) = state.heap.node(node).map(|node| (node.start, node.units, node.generation))?;
         let address = NonZeroU64::new(state.addresses.of(start).get()).filter(|_| node < MAX_NODES);
         if address.is_none() {
@@ -370,6 +375,7 @@ impl<P: MemoryProvider> Inner<P> {
         let address = address?;
         let bytes = u64::from(units) << UNIT_SHIFT;
         state.large.count_allocation(bytes, bytes - size);
+        owner.announce(state, node);
         Some((address, Name::Large { arena, node, generation }.id().to_bits()))
     }
 

@@ -6,9 +6,11 @@ use spin::relax::Yield;
 
 use alloc_core::{Address, Gauge};
 
-use crate::placement::heap::Heap;
+use crate::id::large_generation;
+use crate::placement::heap::{Heap, Node};
 use crate::placement::slab::Slabs;
 use crate::placement::units::UNIT_SHIFT;
+use crate::remote::{Living, RemoteReleases};
 use crate::returns::Returns;
 
 /// Size of the range that gives blocks of zero bytes their addresses.
@@ -23,6 +25,12 @@ pub(crate) fn is_for_slabs(arena: u32) -> bool {
     arena % 2 == SLAB_ARENA
 }
 
+/// How many meetings of threads that release, in how many allocations, are too many.
+const MEETINGS: u32 = 512;
+const PERIOD: u64 = 8192;
+/// Every how many allocations free memory is made of what was released without the lock.
+const SETTLE_EVERY: u64 = 16;
+
 /// How often a waiting thread looks before it yields.
 const LOOKS: u32 = 64;
 
@@ -33,6 +41,18 @@ pub(crate) struct Arena {
     /// Held for tens of nanoseconds by one thread that hardly ever meets another, so giving it back with a plain store
     /// counts for more than sleeping well: a waiting thread looks a few times again, and then yields.
     state: SpinMutex<ArenaState, Yield>,
+    pub(crate) remote: RemoteReleases,
+}
+
+/// What a used node's entry says.
+fn living(addresses: &Addresses, index: u32, node: &Node) -> Living {
+    Living {
+        node: index,
+        generation: large_generation(node.generation),
+        address: addresses.of(node.start).get(),
+        size: node.requested(),
+        home: node.home,
+    }
 }
 
 /// The state of an arena while it is locked.
@@ -48,6 +68,8 @@ pub(crate) struct ArenaState {
     pub(crate) zero_slabs: u64,
     pub(crate) large: LargeCounts,
     pub(crate) returns: Returns,
+    /// How often a thread that released a block met another one here, since when.
+    meetings: (u32, u64),
 }
 
 /// What became of an arena's large blocks, in bytes. Sums that only grow, so that counting a block is a few additions.
@@ -144,16 +166,69 @@ impl Arena {
                 zero_slabs,
                 large: LargeCounts::default(),
                 returns: Returns::default(),
+                meetings: (0, 0),
             }),
+            remote: RemoteReleases::new(),
         }
     }
 
+    /// The lock, with all released blocks in the heap.
     #[inline]
     pub(crate) fn lock(&self) -> Locked<'_> {
-        self.lock_or_wait().0
+        let mut state = self.lock_or_wait().0;
+        if self.remote.has_any() {
+            self.settle(&mut state);
+        }
+        state
     }
 
-    /// The lock, and whether another thread was in the way.
+    /// Makes free memory of what was released without the lock.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn settle(&self, state: &mut ArenaState) {
+        self.remote.drain(|index| {
+            let Some(node) = state.heap.node(index) else { return };
+            let (bytes, requested) = (u64::from(node.units) << UNIT_SHIFT, node.requested());
+            state.large.count_release(bytes, bytes - requested);
+            state.heap.release(index);
+        });
+    }
+
+    /// Counts a meeting at the lock of a thread that releases. If there are too many of them, blocks are released
+    /// without the lock from now on.
+    #[cold]
+    pub(crate) fn note_meeting(&self, state: &mut ArenaState) {
+        let now = state.large.allocations;
+        if now.wrapping_sub(state.meetings.1) > PERIOD {
+            state.meetings = (0, now);
+        }
+        state.meetings.0 += 1;
+        if state.meetings.0 == MEETINGS {
+            let (heap, addresses, remote) = (&state.heap, &state.addresses, &self.remote);
+            heap.for_each_used(|index, node| remote.announce(living(addresses, index, node)));
+            remote.turn_on();
+        }
+    }
+
+    /// Notes a block that was handed out, if blocks are released without the lock here.
+    #[inline(always)]
+    pub(crate) fn announce(&self, state: &ArenaState, index: u32) {
+        if self.remote.is_on()
+            && let Some(node) = state.heap.node(index)
+        {
+            self.remote.announce(living(&state.addresses, index, node));
+        }
+    }
+
+    /// Makes free memory of what was released without the lock, now and then.
+    #[inline(always)]
+    pub(crate) fn settle_at_times(&self, state: &mut ArenaState) {
+        if self.remote.is_on() && state.large.allocations.is_multiple_of(SETTLE_EVERY) && self.remote.has_any() {
+            self.settle(state);
+        }
+    }
+
+    /// The lock, and whether another thread was in the way. Releases may be due.
     #[inline]
     pub(crate) fn lock_or_wait(&self) -> (Locked<'_>, bool) {
         match self.state.try_lock() {
@@ -172,5 +247,63 @@ impl Arena {
             }
         }
         self.state.lock()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use alloc_core::conformance::{SimulatedConfig, SimulatedProvider};
+    use alloc_core::{Block, DeviceAllocator, Layout, ReleaseError, Stream, StreamSet};
+
+    use super::*;
+    use crate::{Pool, PoolConfig};
+
+    const A: Stream = Stream::from_raw(1);
+    const B: Stream = Stream::from_raw(2);
+
+    fn give(pool: &Pool<SimulatedProvider>, block: Block, stream: Stream) -> Result<(), ReleaseError> {
+        // SAFETY: nothing touches simulated memory; what is wrong with a release is what these tests ask.
+        unsafe { pool.release(block, stream, StreamSet::EMPTY) }
+    }
+
+    #[test]
+    fn where_threads_meet_blocks_are_still_released_once_and_by_name() {
+        let pool = Pool::new(SimulatedProvider::new(SimulatedConfig::default()), PoolConfig::default()).unwrap();
+        let take = |bytes| pool.allocate(Layout::bytes(bytes).unwrap(), A).unwrap();
+        let before: Vec<_> = (1..40).map(|n| take(n * 100_000)).collect();
+        let arena = pool.inner.arena(0).unwrap();
+        for _ in 0..MEETINGS {
+            assert!(!arena.remote.is_on());
+            arena.note_meeting(&mut arena.lock());
+        }
+        assert!(arena.remote.is_on());
+        let after: Vec<_> = (1..40).map(|n| take(n * 90_000)).collect();
+        for &block in before.iter().chain(&after) {
+            let altered = Block::from_parts(block.address(), block.size() - 1, block.id());
+            assert!(matches!(give(&pool, altered, A), Err(ReleaseError::Foreign { .. })));
+            // Another stream's release takes the lock, and meets what was released without.
+            give(&pool, block, if block.size() % 3 == 0 { B } else { A }).unwrap();
+            for stream in [A, B] {
+                assert!(matches!(give(&pool, block, stream), Err(ReleaseError::Stale { .. })));
+            }
+        }
+        let figures = pool.statistics();
+        assert_eq!((figures.in_use.current, figures.requested.current), (0, 0));
+        let again: Vec<_> = (1..40).map(|n| take(n * 100_000)).collect();
+        again.iter().for_each(|&block| give(&pool, block, A).unwrap());
+        assert!(before.iter().all(|&block| give(&pool, block, A).is_err()), "a stale id stays stale");
+        assert_eq!(pool.trim(0), pool.statistics().reserved.peak);
+        assert_eq!(pool.statistics().reserved.current, 0);
+    }
+
+    #[test]
+    fn meetings_by_chance_change_nothing() {
+        let arena = Arena::new(Heap::new(0, 1024), Addresses::Range { base: 0 });
+        for _ in 0..2 * MEETINGS {
+            let mut state = arena.lock();
+            state.large.allocations += PERIOD / 2;
+            arena.note_meeting(&mut state);
+        }
+        assert!(!arena.remote.is_on());
     }
 }

@@ -98,10 +98,11 @@ impl SlabEntry {
     }
 }
 
-/// log2 of the entries in the first chunk.
-const FIRST_SHIFT: u32 = 8;
-/// Each chunk is as large as all before it together, so 13 hold 2^20 slabs.
-const CHUNKS: usize = 13;
+/// log2 of the entries in the first chunk: few for loom, which keeps account of each.
+const FIRST_SHIFT: u32 = if cfg!(loom) { 2 } else { 8 };
+/// Each chunk is as large as all before it together, so 17 hold 2^24 entries: as many as ids can name nodes of an
+/// arena, and more than they can name slabs.
+pub(crate) const CHUNKS: usize = 17;
 
 /// The entries of all slabs of a pool. They never move and are never freed while the pool lives.
 #[derive(Debug)]
@@ -116,14 +117,20 @@ struct FreeEntries {
     free: Vec<u32>,
 }
 
+/// Which chunk holds the entry of this index, and where.
 #[inline]
-fn chunk_of(index: u32) -> (usize, usize) {
+pub(crate) fn chunk_of(index: u32) -> (usize, usize) {
     let high = index >> FIRST_SHIFT;
     if high == 0 {
         return (0, index as usize);
     }
     let log = 31 - high.leading_zeros();
     (log as usize + 1, (index - (1 << (log + FIRST_SHIFT))) as usize)
+}
+
+/// How many entries a chunk has.
+pub(crate) fn chunk_len(chunk: usize) -> usize {
+    1 << (FIRST_SHIFT as usize + chunk.saturating_sub(1))
 }
 
 impl Ledger {
@@ -149,8 +156,7 @@ impl Ledger {
             None => return None,
         };
         let (chunk, offset) = chunk_of(index);
-        let length = if chunk == 0 { 1 << FIRST_SHIFT } else { 1 << (chunk as u32 - 1 + FIRST_SHIFT) };
-        let entries = self.chunks.get(chunk)?.get_or_init(|| (0..length).map(|_| SlabEntry::new()).collect());
+        let entries = self.chunks.get(chunk)?.get_or_init(|| (0..chunk_len(chunk)).map(|_| SlabEntry::new()).collect());
         entries.get(offset).map(|entry| (index, entry))
     }
 
@@ -173,12 +179,13 @@ mod tests {
         for index in 0..100_000 {
             let (chunk, offset) = chunk_of(index);
             if offset == 0 && index > 0 {
+                assert_eq!(expected.1, chunk_len(expected.0));
                 expected = (expected.0 + 1, 0);
             }
             assert_eq!((chunk, offset), expected);
             expected.1 += 1;
         }
-        assert!(chunk_of(MAX_SLABS - 1).0 < CHUNKS);
+        assert!(chunk_of(MAX_SLABS - 1).0 < CHUNKS && chunk_of(crate::id::MAX_NODES - 1).0 < CHUNKS);
     }
 
     #[test]

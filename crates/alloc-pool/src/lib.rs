@@ -23,6 +23,7 @@ mod placement;
 mod pool;
 mod primitive;
 mod release;
+mod remote;
 mod returns;
 mod statistics;
 mod streams;

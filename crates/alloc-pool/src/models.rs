@@ -7,7 +7,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::{Arc, Mutex};
 use loom::thread;
 
-use alloc_core::Stream;
+use alloc_core::{Address, Block, BlockId, Stream};
 
 use crate::cache::{CacheCounters, CacheKey, CachedBlock};
 use crate::id::next_slot_generation;
@@ -15,6 +15,7 @@ use crate::ledger::{SlabEntry, SlabFacts};
 use crate::placement::slab::Slabs;
 use crate::placement::units::{CLASSES, class_bytes, class_slots, class_stride};
 use crate::primitive::{AtomicU64, Ordering};
+use crate::remote::{Living, RemoteReleases};
 
 /// The class of the fewest slots.
 const CLASS: usize = CLASSES - 1;
@@ -242,5 +243,77 @@ pub fn a_call_after_a_flush_finds_no_old_cache() {
         let key = CacheKey { epoch: epoch.load(Ordering::Relaxed), stream: Stream::DEFAULT };
         assert!(!is_after || key != old, "an emptied cache was found");
         assert!(flusher.join().is_ok());
+    });
+}
+
+/// A large block whose releases need no lock, and what is in it.
+struct Remote {
+    releases: RemoteReleases,
+    contents: UnsafeCell<u64>,
+}
+
+// SAFETY: the cell is written by whoever has the block, which is what loom checks.
+unsafe impl Sync for Remote {}
+
+const NODE: u32 = 2;
+
+impl Remote {
+    fn new() -> Self {
+        let remote = Self { releases: RemoteReleases::new(), contents: UnsafeCell::new(0) };
+        remote.releases.announce(living(1));
+        remote.releases.turn_on();
+        remote
+    }
+
+    fn release(&self, generation: u32) -> bool {
+        let living = living(generation);
+        let block = Block::from_parts(Address::new(living.address), living.size, BlockId::from_bits(0));
+        self.releases.is_on() && self.releases.release(block, (NODE, generation), living.home)
+    }
+
+    fn write(&self) {
+        // SAFETY: loom checks that nobody else reads or writes at the same time.
+        self.contents.with_mut(|contents| unsafe { *contents += 1 });
+    }
+}
+
+fn living(generation: u32) -> Living {
+    Living { node: NODE, generation, address: 1 << 20, size: 1 << 20, home: Stream::DEFAULT }
+}
+
+/// Of several releases of one block, with the arena's lock and without, exactly one succeeds.
+pub fn one_remote_release_of_many_succeeds() {
+    loom::model(|| {
+        let remote = Arc::new(Remote::new());
+        let release = |remote: Arc<Remote>| move || u32::from(remote.release(1));
+        let threads = [thread::spawn(release(Arc::clone(&remote))), thread::spawn(release(Arc::clone(&remote)))];
+        let locked = u32::from(remote.releases.end(NODE, 1));
+        let won: u32 = threads.into_iter().map(|thread| thread.join().unwrap_or(9)).sum();
+        let mut taken = 0;
+        remote.releases.drain(|node| taken += u32::from(node == NODE));
+        assert_eq!((won + locked, taken), (1, won));
+    });
+}
+
+/// A block released without the lock is taken once by whoever has it, who sees all that was done with the block, and
+/// its next life is not ended by a release that is late.
+pub fn a_remote_release_is_seen_by_who_takes_it() {
+    loom::model(|| {
+        let remote = Arc::new(Remote::new());
+        let other = Arc::clone(&remote);
+        let releaser = thread::spawn(move || {
+            other.write();
+            assert!(other.release(1));
+            other.release(1)
+        });
+        let mut reused = false;
+        remote.releases.drain(|node| {
+            assert_eq!(node, NODE);
+            remote.write();
+            remote.releases.announce(living(2));
+            reused = true;
+        });
+        assert!(!releaser.join().unwrap_or(true), "the second release is one too many");
+        assert_eq!(remote.release(2), reused);
     });
 }

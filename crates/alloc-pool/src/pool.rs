@@ -30,7 +30,7 @@ use crate::streams::{Seats, Tags};
 /// streams and gives everything back to the device.
 #[derive(Debug)]
 pub struct Pool<P: MemoryProvider> {
-    inner: Arc<Inner<P>>,
+    pub(crate) inner: Arc<Inner<P>>,
 }
 
 /// What a pool shares with the caches of its threads.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use alloc_core::{Block, MemoryProvider, ReleaseError, Stream, StreamSet};
 
-use crate::arena::Addresses;
+use crate::arena::{Addresses, Arena, ArenaState};
 use crate::cache::{self, Batch, CacheHome, CachedBlock};
 use crate::id::{Name, large_generation, next_slot_generation, slab_and_slot};
 use crate::ledger::SlabEntry;
@@ -143,7 +143,14 @@ impl<P: MemoryProvider> Inner<P> {
         uses: &StreamSet,
     ) -> Result<(), ReleaseError> {
         let Some(owner) = self.arena(arena) else { return Err(self.foreign(block)) };
-        let mut state = owner.lock();
+        if owner.remote.is_on() && uses.is_empty() && owner.remote.release(block, (node, generation), stream) {
+            self.keep_to_threshold();
+            return Ok(());
+        }
+        let (mut state, met) = owner.lock_or_wait();
+        if met || owner.remote.is_on() {
+            self.prepare(owner, &mut state);
+        }
         let Some(found) = state.heap.node(node) else {
             drop(state);
             return Err(self.foreign(block));
@@ -155,6 +162,10 @@ impl<P: MemoryProvider> Inner<P> {
             let is_stale = !same_life && self.owns_address(&state.addresses, state.heap.capacity(), block);
             drop(state);
             return Err(if is_stale { self.stale(block) } else { self.foreign(block) });
+        }
+        if owner.remote.is_on() && !owner.remote.end(node, generation) {
+            drop(state);
+            return Err(self.stale(block));
         }
         let bytes = u64::from(units) << UNIT_SHIFT;
         state.large.count_release(bytes, bytes - requested);
@@ -169,6 +180,16 @@ impl<P: MemoryProvider> Inner<P> {
         let parked = self.park(block, Parked::Node { arena, node }, bytes, tag, stream, uses);
         self.tell_deferred();
         parked
+    }
+
+    /// What a release does that met another thread at the lock, or may meet one without.
+    #[cold]
+    fn prepare(&self, owner: &Arena, state: &mut ArenaState) {
+        if owner.remote.is_on() {
+            owner.settle(state);
+        } else {
+            owner.note_meeting(state);
+        }
     }
 
     /// Gives free memory back to the device if more is reserved than the threshold allows.

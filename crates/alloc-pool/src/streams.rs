@@ -31,6 +31,8 @@ pub(crate) struct Tags<E> {
     retired_pending: VecDeque<Stream>,
 }
 
+/// The stream of blocks whose own is gone.
+const NOBODY: Stream = Stream::with_identity(u64::MAX, u64::MAX);
 /// How many retired streams are remembered. Blocks outlive their streams, and a late release must not ask a stream
 /// that is gone; to remember all for ever would be a leak.
 const REMEMBERED: usize = 1 << 16;
@@ -206,7 +208,9 @@ impl<P: MemoryProvider> Inner<P> {
             before.into_iter().for_each(|event| self.driver.provider().recycle(event));
             // Blocks of the old stream are not the new one's own: their memory goes to whoever has the old one's tag.
             for arena in self.arenas.iter().map_while(|arena| arena.get()) {
-                arena.lock().heap.disown(stream);
+                let mut state = arena.lock();
+                state.heap.disown(stream, NOBODY);
+                arena.remote.disown(stream, NOBODY);
             }
         }
         let tag = if let Some(orphan) = tags.orphans.pop() {

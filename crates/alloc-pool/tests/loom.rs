@@ -24,4 +24,6 @@ models! {
     a_stale_release_meets_the_reuse_of_its_slab,
     counters_lose_nothing_and_show_nothing_that_never_was,
     a_call_after_a_flush_finds_no_old_cache,
+    one_remote_release_of_many_succeeds,
+    a_remote_release_is_seen_by_who_takes_it,
 }

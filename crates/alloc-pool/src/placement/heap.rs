@@ -311,8 +311,7 @@ impl Heap {
     }
 
     /// Takes the blocks in use from their stream: it is gone, and another has its name.
-    pub(crate) fn disown(&mut self, stream: Stream) {
-        let nobody = Stream::with_identity(u64::MAX, u64::MAX);
+    pub(crate) fn disown(&mut self, stream: Stream, nobody: Stream) {
         for node in self.nodes.iter_mut().filter(|node| node.kind == Kind::Used && node.home == stream) {
             node.home = nobody;
         }
@@ -386,6 +385,13 @@ impl Heap {
         self.bins.for_each_from(&self.nodes, units, |index| visit(index, &self.nodes[index as usize]));
         if let Some(top) = self.node(self.top).filter(|top| top.units >= units) {
             visit(self.top, top);
+        }
+    }
+
+    /// Visits every used node.
+    pub(crate) fn for_each_used(&self, mut visit: impl FnMut(u32, &Node)) {
+        for (index, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.kind == Kind::Used) {
+            visit(index as u32, node);
         }
     }
 
