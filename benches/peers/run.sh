@@ -21,6 +21,7 @@ backend=cuda
 quick=
 benches=
 out=
+failed=
 
 usage() {
     sed -n '2,5s/^# \{0,1\}//p' "$0" >&2
@@ -79,6 +80,7 @@ run() {
         say "$name took $took s"
     else
         say "$name ended with $code after $took s; its last results may be missing"
+        failed="$failed $name,"
     fi
 }
 
@@ -173,3 +175,5 @@ fi
 run_ours "the pool again"
 say "the results are in $out"
 "$ours" --table "$out"
+[ -z "$failed" ] || say "failed at least once:${failed%,}"
+case $failed in *" the pool"*) exit 1 ;; esac

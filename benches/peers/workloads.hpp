@@ -114,7 +114,7 @@ struct Pass {
 };
 
 // A pass that takes longer is ended.
-inline constexpr std::chrono::seconds pass_limit{6};
+inline constexpr std::chrono::seconds pass_limit{3};
 
 // Calls `step` for each of so many operations, and looks at the clock now and then.
 template <class Step>

@@ -140,7 +140,11 @@ pub struct Comparison {
     rows: Vec<Row>,
     peers: Vec<String>,
     notes: Vec<String>,
+    is_of_a_gpu: bool,
 }
+
+/// Characters of an error that are shown; its record has all.
+const LONGEST_ERROR: usize = 160;
 
 /// The records of one run of one case, by pass; 0 where there are none.
 type Run<'a> = BTreeMap<u32, &'a PeerRecord>;
@@ -151,6 +155,7 @@ impl Comparison {
         let mut comparison = Self::default();
         let mut cases: Vec<(&str, &str, u32)> = Vec::new();
         let mut runs: BTreeMap<(&str, &str, &str), Vec<Run<'_>>> = BTreeMap::new();
+        comparison.is_of_a_gpu = records.iter().any(|record| record.backend == "cuda");
         for record in records {
             if record.allocator != OURS && !comparison.peers.contains(&record.allocator) {
                 comparison.peers.push(record.allocator.clone());
@@ -160,6 +165,7 @@ impl Comparison {
             }
             if let Some(error) = &record.error {
                 let PeerRecord { bench, case, allocator, .. } = record;
+                let error: String = error.chars().take(LONGEST_ERROR).collect();
                 comparison.notes.push(format!("{bench} {case} failed through {allocator}: {error}"));
             }
             let runs = runs.entry((&record.bench, &record.case, &record.allocator)).or_default();
@@ -321,7 +327,12 @@ fn show(cell: Option<&Cell>, digits: usize) -> String {
 
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}\n{}", self.table(), bars::table(&bars::of(self)))
+        writeln!(f, "{}", self.table())?;
+        if self.is_of_a_gpu {
+            write!(f, "{}", bars::table(&bars::of(self)))
+        } else {
+            writeln!(f, "The bars are for a GPU.")
+        }
     }
 }
 

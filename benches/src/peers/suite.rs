@@ -1,10 +1,10 @@
 //! All workloads, one after the other, each on a fresh allocator. One that fails is noted, and the next is run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use alloc_core::{DeviceAllocator, Stream};
-use alloc_trace::Replay;
+use alloc_trace::{PassReport, Replay};
 use clap::ValueEnum;
 
 use super::plan::{self, RandomAllocations};
@@ -137,15 +137,24 @@ struct Runner<'a, B> {
 }
 
 impl<B: Backend> Runner<'_, B> {
-    fn replay(&mut self, path: &std::path::Path) {
+    fn replay(&mut self, path: &Path) {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let mut case = Case::new("replay", name.split('.').next().unwrap_or_default(), 1, "call");
-        if let Err(error) = self.try_replay(path, &mut case) {
-            self.failed(&case, Some(1), &error);
+        let mut reports = Vec::new();
+        let outcome = self.try_replay(path, &mut case, &mut reports);
+        for report in &reports {
+            let mut record = self.record(&case);
+            record.pass = Some(report.pass);
+            record.is_one_run(report.operations, report.elapsed);
+            record.holds(report.peak_reserved());
+            (self.sink)(record);
+        }
+        if let Err(error) = outcome {
+            self.failed(&case, Some(reports.len() as u32 + 1), &error);
         }
     }
 
-    fn try_replay(&mut self, path: &std::path::Path, case: &mut Case) -> anyhow::Result<()> {
+    fn try_replay(&self, path: &Path, case: &mut Case, reports: &mut Vec<PassReport>) -> anyhow::Result<()> {
         let trace = NamedTrace::load(path, self.suite.extent())?;
         let recorded = trace.trace.streams().len();
         case.case.clone_from(&trace.name);
@@ -154,19 +163,8 @@ impl<B: Backend> Runner<'_, B> {
         let streams = self.backend.streams().get(..recorded);
         let streams = streams.ok_or_else(|| anyhow::anyhow!("{recorded} streams are more than {STREAMS}"))?;
         let allocator = self.backend.allocator(trace.peak_live)?;
-        let mut reports = Vec::new();
-        Replay::new(&trace.trace)
-            .passes(PASSES)
-            .streams(streams)
-            .run_with(&allocator, |report| reports.push(report.clone()))?;
-        for report in reports {
-            let mut record = self.record(case);
-            record.pass = Some(report.pass);
-            record.is_one_run(report.operations, report.elapsed);
-            record.holds(report.peak_reserved());
-            (self.sink)(record);
-        }
-        Ok(())
+        let replay = Replay::new(&trace.trace).passes(PASSES).streams(streams);
+        Ok(replay.run_with(&allocator, |report| reports.push(report.clone()))?)
     }
 
     fn pairs(&mut self) {
@@ -202,13 +200,18 @@ impl<B: Backend> Runner<'_, B> {
     fn try_random(&mut self, case: &Case, plan: &RandomAllocations) -> Result<(), (u32, anyhow::Error)> {
         let allocator = self.backend.allocator(plan.peak_live).map_err(|error| (1, error))?;
         for pass in 1..=PASSES {
-            let elapsed = random_allocations::pass(&allocator, self.backend.streams()[0], plan);
-            let elapsed = elapsed.map_err(|error| (pass, error.into()))?;
+            let stream = self.backend.streams()[0];
+            let done = random_allocations::pass(&allocator, stream, plan, random_allocations::LIMIT);
+            let done = done.map_err(|error| (pass, error.into()))?;
             let mut record = self.record(case);
             record.pass = Some(pass);
-            record.is_one_run(plan.steps.len() as u64, elapsed);
+            record.complete = done.complete;
+            record.is_one_run(done.ops, done.elapsed);
             record.holds(Some(allocator.statistics().reserved.peak));
             (self.sink)(record);
+            if !done.complete {
+                break;
+            }
         }
         Ok(())
     }

@@ -24,8 +24,7 @@ fn workloads<A: DeviceAllocator>() -> Vec<Workload<A>> {
         }),
         ("random", |allocator, streams| {
             let plan = RandomAllocations::new(4, 500);
-            let elapsed = random_allocations::pass(allocator, streams[0], &plan)?;
-            Ok(elapsed.as_nanos().min(1) as u64 * plan.steps.len() as u64)
+            Ok(random_allocations::pass(allocator, streams[0], &plan, random_allocations::LIMIT)?.ops)
         }),
         ("threads", |allocator, streams| Ok(threads::run(allocator, streams, SHORT)?.ops)),
         ("producer/consumer", |allocator, streams| {

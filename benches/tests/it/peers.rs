@@ -145,8 +145,15 @@ fn the_script_runs_everything_and_prints_one_table() {
     command.arg(&results).env("PEERS_OURS", OURS).env("PEERS_BUILD", folder.path().join("build"));
     let output = command.output().unwrap();
     let table = text(&output);
-    for part in ["The pool and its peers", "alloc-pool", "heap", "512 B", "2 threads", "Bars", "not measured"] {
+    for part in ["The pool and its peers", "alloc-pool", "heap", "512 B", "2 threads", "The bars are for a GPU."] {
         assert!(table.contains(part), "{part} is missing in\n{table}");
+    }
+    // Lines of a GPU are measured against the bars.
+    let of_a_gpu = folder.path().join("gpu.jsonl");
+    std::fs::write(&of_a_gpu, std::fs::read_to_string(&results).unwrap().replace("\"cpu\"", "\"cuda\"")).unwrap();
+    let shown = ours(&["--table", of_a_gpu.to_str().unwrap()]);
+    for part in ["Bars", "pair up to 64 KiB", "at least 15", "not measured"] {
+        assert!(text(&shown).contains(part), "{part} is missing in\n{}", text(&shown));
     }
     // The pool runs before and after its peer.
     let records = records(&std::fs::read_to_string(results).unwrap());
