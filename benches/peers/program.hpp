@@ -126,7 +126,7 @@ private:
             record.name = "up to " + std::to_string(most_mib) + " MiB";
             record.pass = 1;
             noting_failures(record, [&] {
-                const RandomAllocations plan(most_mib, options_.is_quick ? 5000 : 100000);
+                const RandomAllocations plan(most_mib, options_.is_quick ? 2000 : 100000);
                 record.peak_live = plan.peak_live;
                 in_passes(record, Purpose::warm, [&](auto& memory) { return run_random(memory, plan); });
             });

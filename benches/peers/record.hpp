@@ -1,6 +1,7 @@
 // One line of results; the counterpart of benches/src/peers/record.rs, which says what the fields are.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <optional>
@@ -56,6 +57,7 @@ inline std::string quoted(const std::string& text) {
 inline std::string number(std::uint64_t value) { return std::to_string(value); }
 
 inline std::string number(double value) {
+    if (!std::isfinite(value)) return "null";
     char text[40];
     std::snprintf(text, sizeof text, "%.9g", value);
     return text;

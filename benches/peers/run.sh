@@ -134,6 +134,7 @@ peers_of_torch() {
         say "PyTorch is left out: python3 -c 'import torch' fails"
         return 0
     }
+    say "PyTorch $(python3 -c 'import torch; print(getattr(torch, "__version__", "of unknown version"))') in $torch"
     compile torch -isystem "$torch/include" -isystem "$cuda_include" -L"$torch/lib" -Wl,--no-as-needed -lc10 \
         -lc10_cuda "$cudart" "-Wl,-rpath,$torch/lib" "-Wl,-rpath,$(dirname "$cudart")" || return 0
     run_peer torch env -u PYTORCH_CUDA_ALLOC_CONF -u PYTORCH_ALLOC_CONF "$build/torch" torch
@@ -154,6 +155,7 @@ peers_of_rmm() {
         say "RMM is left out: it is not in RMM_ROOT, $here/rmm or Python's packages"
         return 0
     }
+    say "RMM $(cat "$rmm/librmm/VERSION" 2>/dev/null || echo "of unknown version") in $rmm"
     libraries=$rmm/librmm/lib64:$rmm/rapids_logger/lib64
     compile rmm -isystem "$rmm/librmm/include" -isystem "$rmm/librmm/include/rapids" \
         -isystem "$rmm/rapids_logger/include" -isystem "$cuda_include" -Wl,--no-as-needed \

@@ -23,7 +23,8 @@ const SCRIPT: &str = "run.sh";
 
 /// What is taken of RMM's unpacked wheels: folders, and files, beneath the folder that they were unpacked to. The
 /// headers of Thrust and CUB, half of all, are not needed.
-const OF_RMM: [&str; 7] = [
+const OF_RMM: [&str; 8] = [
+    "librmm/VERSION",
     "librmm/include/rmm",
     "librmm/include/nvtx3",
     "librmm/include/rapids/cuda",
@@ -93,7 +94,11 @@ mod tests {
         let (rmm, out) = (folder.path().join("wheels"), folder.path().join("out"));
         assert!(bundle(&workspace, Some(&rmm), &out).is_err(), "there is no RMM");
         for part in OF_RMM {
-            let file = if part.ends_with(".so") { rmm.join(part) } else { rmm.join(part).join("a.hpp") };
+            let file = if part.ends_with(".so") || part.ends_with("VERSION") {
+                rmm.join(part)
+            } else {
+                rmm.join(part).join("a.hpp")
+            };
             fs::create_dir_all(file.parent().context("no parent")?)?;
             fs::write(file, "x")?;
         }

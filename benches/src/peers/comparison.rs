@@ -1,6 +1,6 @@
 //! The results of several allocators side by side, with the ratio to the fastest peer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::bars;
@@ -140,6 +140,7 @@ pub struct Comparison {
     rows: Vec<Row>,
     peers: Vec<String>,
     notes: Vec<String>,
+    devices: BTreeSet<String>,
     is_of_a_gpu: bool,
 }
 
@@ -156,6 +157,7 @@ impl Comparison {
         let mut cases: Vec<(&str, &str, u32)> = Vec::new();
         let mut runs: BTreeMap<(&str, &str, &str), Vec<Run<'_>>> = BTreeMap::new();
         comparison.is_of_a_gpu = records.iter().any(|record| record.backend == "cuda");
+        comparison.devices = records.iter().map(|record| record.device.clone()).collect();
         for record in records {
             if record.allocator != OURS && !comparison.peers.contains(&record.allocator) {
                 comparison.peers.push(record.allocator.clone());
@@ -236,7 +238,9 @@ impl Comparison {
     fn table(&self) -> Table {
         let columns = ["workload", "case", "unit", OURS, "its runs"].map(str::to_owned);
         let columns = columns.into_iter().chain(self.peers.iter().cloned());
-        let mut table = Table::new("The pool and its peers", columns.chain(["best peer", "ratio"].map(str::to_owned)));
+        let devices: Vec<&str> = self.devices.iter().map(String::as_str).collect();
+        let title = format!("The pool and its peers: {}", devices.join(", "));
+        let mut table = Table::new(title, columns.chain(["best peer", "ratio"].map(str::to_owned)));
         let mut is_cut = false;
         for section in Section::ALL {
             let rows = self.rows.iter().filter(|row| row.section == section && !row.cells.is_empty());

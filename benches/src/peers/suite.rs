@@ -187,7 +187,7 @@ impl<B: Backend> Runner<'_, B> {
 
     fn random(&mut self) {
         for most_mib in RANDOM_MIB {
-            let allocations = if self.suite.is_quick { 5_000 } else { 100_000 };
+            let allocations = if self.suite.is_quick { 2_000 } else { 100_000 };
             let plan = RandomAllocations::new(most_mib, allocations);
             let name = format!("up to {most_mib} MiB");
             let case = Case { peak_live: Some(plan.peak_live), ..Case::new("random", &name, 1, "call") };
