@@ -3,6 +3,7 @@
 
 pub mod allocators;
 pub mod memory;
+pub mod peers;
 pub mod record;
 pub mod table;
 pub mod timing;

@@ -10,7 +10,7 @@ use clap::Args;
 
 use crate::bundle;
 use crate::workspace::{Package, Workspace};
-use crate::{cargo, features};
+use crate::{cargo, features, peers};
 
 /// What to measure, and how.
 #[derive(Args, Debug)]
@@ -18,7 +18,8 @@ use crate::{cargo, features};
     disable_help_flag = true,
     override_usage = "cargo xtask bench [--no-jemalloc] [REPLAY OPTIONS]\n       \
                       cargo xtask bench micro [--no-jemalloc] [MICRO OPTIONS]\n       \
-                      cargo xtask bench criterion [BENCH] [CRITERION OPTIONS]"
+                      cargo xtask bench criterion [BENCH] [CRITERION OPTIONS]\n       \
+                      cargo xtask bench [--cuda] peers [--quick] [--bench NAME]... [--out FILE]"
 )]
 pub struct Options {
     /// Passed on; `--no-jemalloc` leaves jemalloc out, which is compared wherever `make` is installed
@@ -39,6 +40,11 @@ enum Request {
 pub fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
     if let (false, arguments) = without_flag(&options.arguments, "--cuda") {
         return bundle::bench(workspace, &arguments);
+    }
+    if let Some((first, arguments)) = options.arguments.split_first()
+        && first == "peers"
+    {
+        return peers::bench(workspace, false, arguments);
     }
     let benches = workspace.packages().iter().find(|package| package.name == "benches");
     let benches = benches.context("this workspace has no package `benches`")?;

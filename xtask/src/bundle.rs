@@ -11,8 +11,8 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 use serde::Deserialize;
 
-use crate::cargo;
 use crate::workspace::Workspace;
+use crate::{cargo, peers};
 
 /// The most that a bundle may weigh.
 const MAX_BYTES: u64 = 60 << 20;
@@ -27,6 +27,10 @@ pub struct Options {
     /// The folder, made anew [default: bundle]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+
+    /// A folder with the wheels librmm and rapids-logger unpacked, for the peers' bench
+    #[arg(long, value_name = "DIR")]
+    rmm: Option<PathBuf>,
 }
 
 /// What `cargo build` says about a file that it made.
@@ -44,9 +48,11 @@ struct Target {
 }
 
 /// What is built: arguments for cargo, and the names in the bundle by cargo's names and kinds.
-struct Part {
-    arguments: &'static [&'static str],
-    files: &'static [(&'static str, &'static str, &'static str)],
+pub struct Part {
+    /// For cargo.
+    pub arguments: &'static [&'static str],
+    /// A name and a kind of cargo's, and the file in the bundle.
+    pub files: &'static [(&'static str, &'static str, &'static str)],
 }
 
 const PARTS: &[Part] = &[
@@ -72,17 +78,19 @@ const PARTS: &[Part] = &[
         ],
         files: &[("cuda_replay", "bin", "replay"), ("cuda_copy", "bin", "copies")],
     },
+    peers::OURS,
 ];
 
 const RUN: &str = r#"#!/bin/sh
 # Runs what is in this folder on a GPU: run.sh test [ARGUMENTS], run.sh bench [--trace FILE...] [--json],
-# run.sh copies [--json], run.sh sanitizer [ARGUMENTS]. The machine needs a CUDA driver, the last compute-sanitizer too.
+# run.sh copies [--json], run.sh peers [--quick] [--bench NAME...] [--out FILE], run.sh sanitizer [ARGUMENTS].
+# The machine needs a CUDA driver; peers needs a C++ compiler and a CUDA toolkit too, sanitizer compute-sanitizer.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 ALLOC_CUDA_TEST_GPU=1
 export ALLOC_CUDA_TEST_GPU
 usage() {
-    sed -n '2,3s/^# //p' "$0" >&2
+    sed -n '2,4s/^# //p' "$0" >&2
     exit 2
 }
 [ $# -ge 1 ] || usage
@@ -112,6 +120,9 @@ bench)
 copies)
     exec "$here/copies" "$@"
     ;;
+peers)
+    exec "$here/peers/run.sh" "$@"
+    ;;
 sanitizer)
     sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
     [ -x "$sanitizer" ] || { echo "run.sh: compute-sanitizer is not installed" >&2; exit 1; }
@@ -133,6 +144,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
     ensure!(options.cuda, "there is nothing to bundle but --cuda");
     let out = options.out.clone().unwrap_or_else(|| workspace.root().join("bundle"));
     prepare(&out)?;
+    peers::bundle(workspace, options.rmm.as_deref(), &out.join("peers"))?;
     for part in PARTS {
         let built = build(workspace, part)?;
         for (name, kind, file) in part.files {
@@ -173,13 +185,15 @@ pub fn test(workspace: &Workspace, arguments: &[OsString]) -> anyhow::Result<()>
     cargo::run(command.env("ALLOC_CUDA_TEST_GPU", "1"))
 }
 
-/// `cargo xtask bench --cuda`: the replay on this machine's GPU, or with `copies` page-locked memory and copies.
+/// `cargo xtask bench --cuda`: the replay on this machine's GPU, with `copies` page-locked memory and copies, with
+/// `peers` the peers' bench.
 ///
 /// # Errors
 /// If there is none, or the replay fails.
 pub fn bench(workspace: &Workspace, arguments: &[OsString]) -> anyhow::Result<()> {
     need_gpu(workspace)?;
     let (binary, arguments) = match arguments.split_first() {
+        Some((first, rest)) if first == "peers" => return peers::bench(workspace, true, rest),
         Some((first, rest)) if first == "copies" => ("cuda_copy", rest),
         _ => ("cuda_replay", arguments),
     };
@@ -206,7 +220,10 @@ fn prepare(out: &Path) -> anyhow::Result<()> {
 }
 
 /// The executables that a part makes, by name and kind.
-fn build(workspace: &Workspace, part: &Part) -> anyhow::Result<BTreeMap<(String, String), PathBuf>> {
+///
+/// # Errors
+/// If cargo reports one.
+pub fn build(workspace: &Workspace, part: &Part) -> anyhow::Result<BTreeMap<(String, String), PathBuf>> {
     let mut command: Command = cargo::cargo(workspace);
     command.args(part.arguments).args(["--release", "--message-format", "json-render-diagnostics"]);
     command.env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo").stderr(Stdio::inherit());
@@ -227,20 +244,32 @@ fn build(workspace: &Workspace, part: &Part) -> anyhow::Result<BTreeMap<(String,
     Ok(built)
 }
 
-fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+/// Copies a file.
+///
+/// # Errors
+/// What the file system reports.
+pub fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
     fs::copy(from, to).with_context(|| format!("{} to {}", from.display(), to.display()))?;
     Ok(())
 }
 
+/// Lets everybody run a file.
+///
+/// # Errors
+/// What the file system reports.
 #[cfg(unix)]
-fn make_executable(file: &Path) -> anyhow::Result<()> {
+pub fn make_executable(file: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::PermissionsExt;
 
     fs::set_permissions(file, fs::Permissions::from_mode(0o755)).with_context(|| file.display().to_string())
 }
 
+/// Nothing: files need no permission to be run here.
+///
+/// # Errors
+/// None.
 #[cfg(not(unix))]
-fn make_executable(_file: &Path) -> anyhow::Result<()> {
+pub fn make_executable(_file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 

@@ -7,6 +7,7 @@ mod cargo;
 mod doc;
 mod features;
 mod licences;
+mod peers;
 mod self_check;
 mod step;
 mod test;

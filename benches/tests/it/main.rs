@@ -1,9 +1,10 @@
 //! What the benches promise: the traces are what their description says, a warm pass calls neither the heap nor the
-//! provider, and the replay program works.
+//! provider, the replay program works, and the peers' bench runs the same in both languages.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod counting;
+mod peers;
 mod program;
 mod traces;
 mod warm;

@@ -62,6 +62,9 @@ fn check(files: &[SourceFile]) -> Vec<Problem> {
         if file.has_extension("rs") {
             problems.extend(source::check(file));
         }
+        if file.has_extension("cpp") || file.has_extension("hpp") {
+            problems.extend(source::check_cpp(file));
+        }
     }
     problems.extend(unsafe_code::check(files));
     problems.extend(manifest::check(files));

@@ -1,4 +1,5 @@
-//! Rules for Rust files: a doc at the top, a bounded length, nothing unfinished, no test or example switched off.
+//! Rules for Rust files: a doc at the top, a bounded length, nothing unfinished, no test or example switched off. C++
+//! files keep the first two.
 
 use super::Problem;
 use super::files::SourceFile;
@@ -7,19 +8,31 @@ use super::lexer;
 /// A file that grows beyond this has more than one subject.
 const MAX_LINES: usize = 600;
 
+/// C++ files: a comment at the top says what they are about, and they have one subject too.
+pub(super) fn check_cpp(file: &SourceFile) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if !file.text.starts_with("// ") {
+        problems.push(Problem::new(file, 1, "a file starts with what it is about, in a comment"));
+    }
+    problems.extend(too_long(file));
+    problems
+}
+
 pub(super) fn check(file: &SourceFile) -> Vec<Problem> {
     let mut problems = Vec::new();
     // The file above a `tests.rs` says what is tested.
     if file.name() != "tests.rs" && !starts_with_doc(&file.text) {
         problems.push(Problem::new(file, 1, "a file starts with its doc: `//!` and what it is about"));
     }
-    let lines = file.text.lines().count();
-    if lines > MAX_LINES {
-        problems.push(Problem::new(file, 0, format!("{lines} lines; a file has at most {MAX_LINES}")));
-    }
+    problems.extend(too_long(file));
     problems.extend(unfinished(file));
     problems.extend(examples_not_compiled(file));
     problems
+}
+
+fn too_long(file: &SourceFile) -> Option<Problem> {
+    let lines = file.text.lines().count();
+    (lines > MAX_LINES).then(|| Problem::new(file, 0, format!("{lines} lines; a file has at most {MAX_LINES}")))
 }
 
 /// Whether the first thing that is neither blank, nor an attribute, nor a plain comment is an inner doc comment.
@@ -94,6 +107,14 @@ mod tests {
         let text = format!("//! About.\n{}", "\n".repeat(MAX_LINES - 1));
         assert!(messages(&text).is_empty());
         assert_eq!(messages(&format!("{text}\n")).len(), 1);
+    }
+
+    #[test]
+    fn a_cpp_file_says_what_it_is_about() {
+        let count = |text: &str| check_cpp(&SourceFile::new("a.hpp", text)).len();
+        assert_eq!(count("// About.\n#pragma once\n"), 0);
+        assert_eq!(count("#pragma once\n"), 1);
+        assert_eq!(count(&format!("// About.\n{}", "\n".repeat(MAX_LINES))), 1);
     }
 
     #[test]
