@@ -108,9 +108,9 @@ impl LargeCounts {
         self.padding_released = self.padding_released.wrapping_add(padding);
     }
 
-    /// The sum of all blocks so far.
-    pub(crate) fn allocated_bytes(&self) -> u64 {
-        self.allocated
+    /// All blocks so far, and their bytes.
+    pub(crate) fn allocated(&self) -> (u64, u64) {
+        (self.allocations, self.allocated)
     }
 
     #[inline(always)]

@@ -23,9 +23,13 @@ pub struct PoolConfig {
     /// How far physical memory may grow past the peak of bytes in use before free pages are moved instead, as a
     /// fraction of that peak. Default: 0.02. Environment: `ALLOC_POOL_GROWTH_SLACK`.
     pub growth_slack: f64,
-    /// How much further, as a fraction of the same peak, once the pool has moved more than twice the memory that it
-    /// holds: 0.02 for each time. Default: 0.02. Environment: `ALLOC_POOL_GROWTH_SLACK_MOVING`.
+    /// How much further, as a fraction of the same peak, for a pool that keeps moving pages: more than one byte in 500
+    /// that it allocates. Default: 0.02. Environment: `ALLOC_POOL_GROWTH_SLACK_MOVING`.
     pub growth_slack_moving: f64,
+    /// How much further still for one that goes on moving long after its peak was reached, more than one piece for 400
+    /// blocks: 0.2 for each time that it moves all of its pieces. Default: 1. Environment:
+    /// `ALLOC_POOL_GROWTH_SLACK_THRASHING`.
+    pub growth_slack_thrashing: f64,
     /// Physical memory is created in pieces of the peak of bytes in use divided by this, so that pieces grow with the
     /// pool. Default: 192. Environment: `ALLOC_POOL_PIECES_PER_PEAK`.
     pub pieces_per_peak: u32,
@@ -52,6 +56,7 @@ impl Default for PoolConfig {
             release_threshold: None,
             growth_slack: 0.02,
             growth_slack_moving: 0.02,
+            growth_slack_thrashing: 1.0,
             pieces_per_peak: 192,
             max_piece: 16 << 20,
             address_space: None,
@@ -131,6 +136,8 @@ impl PoolConfig {
         };
         config.growth_slack = fraction("ALLOC_POOL_GROWTH_SLACK")?.unwrap_or(config.growth_slack);
         config.growth_slack_moving = fraction("ALLOC_POOL_GROWTH_SLACK_MOVING")?.unwrap_or(config.growth_slack_moving);
+        config.growth_slack_thrashing =
+            fraction("ALLOC_POOL_GROWTH_SLACK_THRASHING")?.unwrap_or(config.growth_slack_thrashing);
         config.validate()?;
         Ok(config)
     }
@@ -143,8 +150,11 @@ impl PoolConfig {
         let check = |setting, value: f64, good, allowed| {
             if good { Ok(()) } else { Err(ConfigError::OutOfRange { setting, value, allowed }) }
         };
-        for (setting, slack) in [("growth_slack", self.growth_slack), ("growth_slack_moving", self.growth_slack_moving)]
-        {
+        for (setting, slack) in [
+            ("growth_slack", self.growth_slack),
+            ("growth_slack_moving", self.growth_slack_moving),
+            ("growth_slack_thrashing", self.growth_slack_thrashing),
+        ] {
             check(setting, slack, (0.0..=16.0).contains(&slack), "0 to 16")?;
         }
         let pieces = self.pieces_per_peak;

@@ -53,10 +53,11 @@ impl<P: MemoryProvider> Inner<P> {
             }
         }
         let mut remedies = Remedies { capturing, ..Remedies::default() };
+        let mut frugal = !capturing;
         loop {
             let served = {
                 let mut pages = self.lock_pages();
-                let served = self.serve(&mut pages, arena, (stream, ask), std::mem::take(&mut busy));
+                let served = self.serve(&mut pages, arena, (stream, ask), std::mem::take(&mut busy), frugal);
                 self.defer_notes(&mut pages);
                 served
             };
@@ -64,6 +65,13 @@ impl<P: MemoryProvider> Inner<P> {
             match served {
                 Ok(node) => return Ok((arena, node)),
                 Err(Failure::Provider(error)) => return Err(AllocError::Provider(error)),
+                Err(Failure::Budget) => {
+                    // What is kept for small blocks may be what is missing.
+                    frugal = false;
+                    cache::drain(self.number);
+                    self.free_empty_slabs();
+                    continue;
+                }
                 Err(Failure::Limit) => remedies.limited = true,
                 Err(Failure::Memory | Failure::AddressSpace) => remedies.limited = false,
             }

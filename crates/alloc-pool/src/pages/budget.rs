@@ -16,16 +16,34 @@ use crate::placement::units::UNIT_SHIFT;
 pub(super) struct Census {
     used_units: u64,
     peak_units: u64,
-    /// The sum of all large blocks so far.
+    /// All large blocks so far, and their bytes.
+    allocations: u64,
     allocated_bytes: u64,
 }
 
-/// A pool that moves no more than one byte in so many allocated is at rest.
+/// What had happened when the peak of what is in use last rose, but for little.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct AtPeak {
+    units: u64,
+    /// Physical bytes held.
+    reserved: u64,
+    moves: u64,
+    allocations: u64,
+}
+
+/// A pool that moves no more than one byte in so many allocated is at rest. Beyond that, how many times all of its
+/// memory it may move first, and by how much of the peak it may grow for each further time.
 const ALLOCATED_PER_MOVED: u64 = 500;
-/// How many times all of its memory a pool moves beyond that before it may grow more than the usual slack, and by how
-/// much of the peak for each further time.
-const ROUNDS_BEFORE_MORE: f64 = 0.6;
+const ROUNDS_AT_REST: f64 = 0.6;
 const MORE_PER_ROUND: f64 = 0.02;
+
+/// The same for a pool that goes on moving when its peak has long been reached, counted in pieces moved and blocks
+/// allocated, since that is what takes the time: a piece takes as long to move as a thousand blocks to allocate.
+const BLOCKS_PER_MOVED_PIECE: u64 = 400;
+const ROUNDS_BEFORE_THRASHING: f64 = 4.0;
+const MORE_PER_ROUND_OF_THRASHING: f64 = 0.2;
+/// A peak that rises by less than this part of it has been reached before.
+const LITTLE: u64 = 64;
 /// How far the pieces created past the budget, since no free one could be moved, may add up, as a fraction of what the
 /// pool held at its peak. What is beyond that goes back as soon as it is free.
 const CREEP: f64 = 0.01;
@@ -44,7 +62,22 @@ impl<T> Pages<T> {
         let census = &mut self.arenas[arena as usize].census;
         census.used_units = used;
         census.peak_units = census.peak_units.max(used);
-        census.allocated_bytes = state.large.allocated_bytes();
+        (census.allocations, census.allocated_bytes) = state.large.allocated();
+    }
+
+    /// Notes that the peak of what is in use has risen.
+    pub(super) fn note_peak(&mut self) {
+        if self.peak_units > self.at_peak.units + self.at_peak.units / LITTLE {
+            let (allocations, _) = self.allocated();
+            let (units, reserved, moves) = (self.peak_units, self.reserved.current, self.moves);
+            self.at_peak = AtPeak { units, reserved, moves, allocations };
+        }
+    }
+
+    /// All large blocks so far, and their bytes.
+    fn allocated(&self) -> (u64, u64) {
+        let each = self.arenas.iter().map(|arena| (arena.census.allocations, arena.census.allocated_bytes));
+        each.fold((0, 0), |sum, part| (sum.0 + part.0, sum.1.saturating_add(part.1)))
     }
 
     /// What was in use in all arenas when they were last asked.
@@ -60,17 +93,31 @@ impl<T> Pages<T> {
     }
 
     fn budget_bytes(&self, config: &PoolConfig) -> u64 {
-        let allocated: u64 = self.arenas.iter().map(|arena| arena.census.allocated_bytes).sum();
-        let moved = self.moved_granules.saturating_mul(self.granule_bytes());
-        let restless = moved.saturating_sub(allocated / ALLOCATED_PER_MOVED);
-        let rounds = restless as f64 / self.reserved.current.max(1) as f64;
-        let more = (MORE_PER_ROUND * (rounds - ROUNDS_BEFORE_MORE)).clamp(0.0, config.growth_slack_moving);
+        let more =
+            self.more_for_restless(config.growth_slack_moving) + self.more_for_thrashing(config.growth_slack_thrashing);
         ((self.peak_units << UNIT_SHIFT) as f64 * (1.0 + config.growth_slack + more)) as u64
+    }
+
+    /// How much more the pool may hold for the sake of moving less, as a fraction of its peak.
+    fn more_for_restless(&self, most: f64) -> f64 {
+        let moved = self.moved_granules.saturating_mul(self.granule_bytes());
+        let beyond = moved.saturating_sub(self.allocated().1 / ALLOCATED_PER_MOVED);
+        let rounds = beyond as f64 / self.reserved.current.max(1) as f64;
+        (MORE_PER_ROUND * (rounds - ROUNDS_AT_REST)).clamp(0.0, most)
+    }
+
+    fn more_for_thrashing(&self, most: f64) -> f64 {
+        let blocks = self.allocated().0.saturating_sub(self.at_peak.allocations);
+        let moved = self.moves.saturating_sub(self.at_peak.moves);
+        let beyond = moved.saturating_sub(blocks / BLOCKS_PER_MOVED_PIECE);
+        let pieces = self.handles.len() - self.vacant.len();
+        let rounds = beyond as f64 / pieces.max(1) as f64;
+        (MORE_PER_ROUND_OF_THRASHING * (rounds - ROUNDS_BEFORE_THRASHING)).clamp(0.0, most)
     }
 
     /// Bytes held that should go back, since they are more than pieces created in need may add up to.
     pub(super) fn most_to_keep(&self, config: &PoolConfig) -> u64 {
-        let settled = self.budget_bytes(config).max(self.reserved_at_peak);
+        let settled = self.budget_bytes(config).max(self.at_peak.reserved);
         (settled as f64 * (1.0 + CREEP)) as u64
     }
 

@@ -99,8 +99,7 @@ pub(crate) struct Pages<T> {
     pub(crate) reserved: Gauge,
     /// The most units ever seen in use.
     peak_units: u64,
-    /// Physical bytes held when that was seen.
-    reserved_at_peak: u64,
+    at_peak: budget::AtPeak,
     /// The streams that the request at hand has to be ordered after.
     in_the_way: TagSet,
     /// The streams that the request at hand can't be ordered after.
@@ -136,7 +135,7 @@ impl<T> Pages<T> {
             arenas: Vec::new(),
             reserved: Gauge::default(),
             peak_units: 0,
-            reserved_at_peak: 0,
+            at_peak: budget::AtPeak::default(),
             in_the_way: 0,
             untouchable: 0,
             search: 0,

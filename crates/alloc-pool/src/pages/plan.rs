@@ -59,10 +59,25 @@ pub(super) struct Run {
     before: u64,
 }
 
-/// What all granules before this one cost together.
-fn cost_before(runs: &[Run], granule: u64) -> u64 {
-    let after = runs.partition_point(|run| run.first <= granule);
-    after.checked_sub(1).map_or(0, |index| runs[index].before + (granule - runs[index].first) * runs[index].cost)
+/// Adds up runs for granules that come in ascending order, so that a whole gap is priced in one go.
+struct Meter<'a> {
+    runs: &'a [Run],
+    at: usize,
+}
+
+impl<'a> Meter<'a> {
+    fn new(runs: &'a [Run]) -> Self {
+        Self { runs, at: 0 }
+    }
+
+    /// What all granules before this one cost together.
+    fn cost_before(&mut self, granule: u64) -> u64 {
+        while self.runs.get(self.at + 1).is_some_and(|next| next.first <= granule) {
+            self.at += 1;
+        }
+        let run = self.runs.get(self.at).filter(|run| run.first <= granule);
+        run.map_or(0, |run| run.before + (granule - run.first) * run.cost)
+    }
 }
 
 /// The run that begins with a granule, made to.
@@ -146,22 +161,24 @@ impl<T> Pages<T> {
             sum += (end - runs[index].first) * runs[index].cost;
         }
         let mut best: Option<(u64, u64)> = None;
-        let mut consider = |start: u64| {
+        let mut consider = |start: u64, [head, tail]: &mut [Meter<'_>; 2]| {
             let end = start + units;
             if start < gap.start || end > gap.end || end.div_ceil(granule) > high {
                 return;
             }
-            let cost = cost_before(&runs, end.div_ceil(granule)) - cost_before(&runs, start / granule);
+            let cost = tail.cost_before(end.div_ceil(granule)) - head.cost_before(start / granule);
             if cost < FORBIDDEN && best.is_none_or(|(least, _)| cost < least) {
                 best = Some((cost, start));
             }
         };
+        let mut earliest = [Meter::new(&runs), Meter::new(&runs)];
+        let mut latest = [Meter::new(&runs), Meter::new(&runs)];
         let mut consider_at = |first: u64, last: u64| {
-            consider(heap.aligned((first * granule).max(gap.start), align));
-            if let Some(latest) = ((last + 1) * granule).min(gap.end).checked_sub(units) {
-                let start = heap.aligned(latest, align);
-                let start = if start == latest { Some(start) } else { start.checked_sub(align) };
-                start.into_iter().for_each(&mut consider);
+            consider(heap.aligned((first * granule).max(gap.start), align), &mut earliest);
+            if let Some(start) = ((last + 1) * granule).min(gap.end).checked_sub(units) {
+                let aligned = heap.aligned(start, align);
+                let start = if aligned == start { Some(start) } else { aligned.checked_sub(align) };
+                start.into_iter().for_each(|start| consider(start, &mut latest));
             }
         };
         if align > granule {

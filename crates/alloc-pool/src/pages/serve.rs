@@ -18,6 +18,8 @@ pub(crate) enum Failure {
     Memory,
     /// The pool's limit is reached.
     Limit,
+    /// The pool would have to grow past its budget, though its peak has not risen.
+    Budget,
     /// The arena's addresses are used up.
     AddressSpace,
     /// The backend failed otherwise.
@@ -74,29 +76,30 @@ enum Reach {
 
 impl<P: MemoryProvider> Inner<P> {
     /// A used node of the arena for the request, with memory behind all of it that `stream` may use. The `busy`
-    /// streams are known not to be idle.
+    /// streams are known not to be idle. A `frugal` pool does not grow past its budget unless its peak rises.
     pub(crate) fn serve(
         &self,
         pages: &mut Pages<P::Physical>,
         arena: u32,
         (stream, ask): (Stream, Ask),
         busy: TagSet,
+        frugal: bool,
     ) -> Result<u32, Failure> {
         let untouchable = self.untouchable_tags(stream);
         let (peak_before, reserved_before) = (pages.peak_units, pages.reserved.current);
         let mut served = Ok(None);
         if untouchable != TagSet::MAX && self.are_threads_apart() {
             let near = self.arenas_with_excess(pages, arena);
-            served = self.serve_within(pages, arena, (stream, ask), Reach::Near(near), (busy, untouchable));
+            served = self.serve_within(pages, arena, (stream, ask), Reach::Near(near), (busy, untouchable), false);
         }
         if matches!(served, Ok(None)) {
             let reach = if untouchable == TagSet::MAX { Reach::Near(Vec::new()) } else { Reach::All };
-            served = self.serve_within(pages, arena, (stream, ask), reach, (busy, untouchable));
+            served = self.serve_within(pages, arena, (stream, ask), reach, (busy, untouchable), frugal);
         }
         match served {
             Ok(Some(node)) => {
                 if pages.peak_units > peak_before {
-                    pages.reserved_at_peak = pages.reserved.current;
+                    pages.note_peak();
                 } else if pages.reserved.current == reserved_before && untouchable == 0 && !self.are_threads_apart() {
                     let keep = pages.most_to_keep(&self.config);
                     self.give_back(pages, keep, Patience::Leave);
@@ -129,6 +132,7 @@ impl<P: MemoryProvider> Inner<P> {
         (stream, ask): (Stream, Ask),
         reach: Reach,
         (busy, untouchable): (TagSet, TagSet),
+        frugal: bool,
     ) -> Result<Option<u32>, Failure> {
         let Some(own) = self.arena(arena) else { return Err(Failure::AddressSpace) };
         let others: Vec<u32> = match &reach {
@@ -166,7 +170,9 @@ impl<P: MemoryProvider> Inner<P> {
             pages.find_free(state, *index, ask.tag);
         }
         pages.sort_found(arena);
-        pages.peak_units = pages.peak_units.max(pages.used_units() + u64::from(ask.units));
+        let used = pages.used_units() + u64::from(ask.units);
+        let frugal = frugal && used <= pages.peak_units;
+        pages.peak_units = pages.peak_units.max(used);
         let need = ask.units.div_ceil(pages.granule_units);
         let growth = match &reach {
             Reach::Near(near) if !situation.capturing() => {
@@ -183,7 +189,7 @@ impl<P: MemoryProvider> Inner<P> {
         let decided = if let Some(node) = self.claim_busy(pages, &mut locked, ask, growth) {
             Ok(node)
         } else if pages.arenas[arena as usize].range.is_some() {
-            self.decide(pages, &mut locked, ask, (&situation, growth))
+            self.decide(pages, &mut locked, ask, (&situation, growth, frugal))
         } else {
             self.decide_segment(pages, &mut locked, ask, growth)
         };
@@ -260,7 +266,7 @@ impl<P: MemoryProvider> Inner<P> {
         pages: &mut Pages<P::Physical>,
         locked: &mut Locked<'_>,
         ask: Ask,
-        (situation, growth): (&Situation, u32),
+        (situation, growth, frugal): (&Situation, u32, bool),
     ) -> Result<u32, (Option<u32>, Failure)> {
         let arena = locked.own_index;
         let mut growth = growth;
@@ -296,6 +302,8 @@ impl<P: MemoryProvider> Inner<P> {
                 granule += pages.plan_creation(granules, place, self.config.limit).map_err(|e| (Some(node), e))?;
             } else if let Some(handle) = pages.take_best(locked, ask.tag, need, room, false) {
                 granule += pages.attach(handle, place);
+            } else if frugal {
+                return Err((Some(node), Failure::Budget));
             } else {
                 let granules = room.min(need).min(piece);
                 granule += pages.plan_creation(granules, place, self.config.limit).map_err(|e| (Some(node), e))?;

@@ -143,19 +143,20 @@ fn blocks_are_released_by_other_threads_than_took_them() {
 fn threads_that_only_release_keep_up_with_those_that_allocate() {
     let (rig, marks) = marked();
     thread::scope(|scope| {
+        let mut threads = Vec::new();
         for pair in 1..=3_u64 {
             let (rig, marks) = (&rig, &marks);
             let (sender, receiver) = std::sync::mpsc::sync_channel::<Block>(64);
             let stream = Stream::from_raw(pair % 2);
-            scope.spawn(move || {
+            threads.push(scope.spawn(move || {
                 for number in 0..8000_u64 {
                     let block =
                         rig.take(1 + number * 7919 * pair % (if number % 3 == 0 { MIB } else { 40 * KIB }), stream);
                     marks.set(block, pair);
                     sender.send(block).unwrap();
                 }
-            });
-            scope.spawn(move || {
+            }));
+            threads.push(scope.spawn(move || {
                 for (number, block) in receiver.into_iter().enumerate() {
                     marks.clear(block, pair);
                     rig.give(block, stream);
@@ -163,8 +164,9 @@ fn threads_that_only_release_keep_up_with_those_that_allocate() {
                         assert!(try_give(&rig.pool, block, stream, &[]).is_err(), "{block:?} is released twice");
                     }
                 }
-            });
+            }));
         }
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
     });
     assert_eq!(rig.figures().rejected_releases, 3 * 160);
     rig.pool.flush_thread_cache();

@@ -69,7 +69,12 @@ fn a_request_past_the_limit_says_so_and_loses_nothing() {
 #[test]
 fn whole_pages_stay_within_the_budget() {
     for slack in [0.0, 0.02, 0.25] {
-        let config = PoolConfig { growth_slack: slack, growth_slack_moving: 0.0, ..PoolConfig::default() };
+        let config = PoolConfig {
+            growth_slack: slack,
+            growth_slack_moving: 0.0,
+            growth_slack_thrashing: 0.0,
+            ..PoolConfig::default()
+        };
         let rig = Rig::new(simulated(), config);
         let mut live: Vec<Block> = Vec::new();
         let mut state = 5_u64;
@@ -95,13 +100,54 @@ fn whole_pages_stay_within_the_budget() {
 }
 
 #[test]
+fn a_pool_that_thrashes_grows_until_it_does_not() {
+    let run = |growth_slack_thrashing| {
+        let rig = Rig::new(simulated(), PoolConfig { growth_slack_thrashing, ..PoolConfig::default() });
+        let (mut live, mut pages, mut state) = (Vec::<Block>::new(), 0, 3_u64);
+        let mut moves = |blocks: u64| {
+            let before = rig.figures().moves;
+            // Blocks that are large next to the pool, in ever new sizes.
+            for _ in 0..blocks {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                let size = 1 + (state >> 33) % 64;
+                while pages + size > 512 {
+                    let block = live.swap_remove((state >> 40) as usize % live.len());
+                    pages -= block.size() / PAGE;
+                    rig.give(block, A);
+                }
+                live.push(rig.take(size * PAGE, A));
+                pages += size;
+            }
+            rig.figures().moves - before
+        };
+        moves(20_000);
+        let late = moves(5000);
+        live.into_iter().for_each(|block| rig.give(block, A));
+        let (reserved, in_use) = (rig.figures().reserved.peak, rig.figures().in_use.peak);
+        rig.close();
+        (late, reserved as f64 / in_use as f64)
+    };
+    let (moves_without, without) = run(0.0);
+    let (moves_with, with) = run(1.0);
+    assert!(moves_with * 4 < moves_without, "{moves_with} moves instead of {moves_without}");
+    assert!(without < with && with < 2.1, "{with} of the peak instead of {without}");
+}
+
+#[test]
 fn a_request_that_failed_does_not_widen_the_budget() {
-    let config = || PoolConfig { limit: Some(256 * PAGE), growth_slack: 0.02, ..PoolConfig::default() };
+    let config = || PoolConfig {
+        limit: Some(256 * PAGE),
+        growth_slack: 0.02,
+        growth_slack_thrashing: 0.0,
+        ..PoolConfig::default()
+    };
     let (rig, other) = (Rig::new(simulated(), config()), Rig::new(simulated(), config()));
     assert!(rig.try_take(10_000 * PAGE, A).is_err());
     traffic(&rig, 9, 64 * MIB, |_| ());
     traffic(&other, 9, 64 * MIB, |_| ());
-    assert_eq!(rig.figures().reserved.peak, other.figures().reserved.peak);
+    // The addresses that the failed request was planned for are in pieces, so not every page lies where it would.
+    let (reserved, usual) = (rig.figures().reserved.peak, other.figures().reserved.peak);
+    assert!(reserved <= usual + 2 * PAGE, "{reserved} instead of {usual}");
     rig.close();
     other.close();
 }

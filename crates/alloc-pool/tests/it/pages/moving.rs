@@ -37,7 +37,7 @@ fn a_comb_of_free_pages_serves_a_block_that_none_of_them_fits() {
 
 #[test]
 fn fragmentation_costs_next_to_nothing() {
-    let rig = Rig::default();
+    let rig = Rig::new(simulated(), PoolConfig { growth_slack_thrashing: 0.0, ..PoolConfig::default() });
     let mut live = Vec::new();
     let mut state = 7_u64;
     let mut random = |below: u64| {

@@ -129,7 +129,7 @@ fn a_callback_may_allocate_from_the_pool_that_asks() {
 fn pools_that_ask_each_other_at_the_same_time_do_not_wait_for_each_other() {
     let (provider, one, other) = neighbours(12);
     std::thread::scope(|scope| {
-        for (pool, stream) in [(&one, A), (&other, B)] {
+        let threads = [(&one, A), (&other, B)].map(|(pool, stream)| {
             scope.spawn(move || {
                 for round in 0..200 {
                     let layout = alloc_core::Layout::bytes((1 + round % 8) * PAGE).unwrap();
@@ -137,8 +137,10 @@ fn pools_that_ask_each_other_at_the_same_time_do_not_wait_for_each_other() {
                         give(pool, block, stream);
                     }
                 }
-            });
-        }
+            })
+        });
+        // A scope does not wait for what threads do as they end, which is to give their caches back.
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
     });
     drop((one, other));
     provider.assert_all_returned();

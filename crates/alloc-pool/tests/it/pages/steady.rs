@@ -61,7 +61,7 @@ fn any_sizes_in_any_order() {
 
 #[test]
 fn without_room_to_spare_pages_move_but_none_is_created() {
-    let rig = Rig::default();
+    let rig = Rig::new(simulated(), PoolConfig { growth_slack_thrashing: 0.0, ..PoolConfig::default() });
     let calls = calls_once_warm(&rig, 20, |rig| mixed(rig, &[A]));
     assert_eq!((calls.create, calls.release, calls.reserve), (0, 0, 0), "{calls:?}");
     assert!(calls.map <= 1200 / 8, "{calls:?} for 1200 blocks");
