@@ -127,8 +127,7 @@ unsafe impl MemoryProvider for CarvedProvider {
         let layout = Layout::new(bytes, GRANULARITY).map_err(AllocError::from);
         let block = layout.and_then(|layout| self.source.allocate(layout, self.stream.stream())).map_err(|error| {
             let (device, code) = (self.device(), 0);
-            let kind =
-                if error.is_out_of_memory() { ProviderErrorKind::OutOfMemory } else { ProviderErrorKind::Other };
+            let kind = if error.is_out_of_memory() { ProviderErrorKind::OutOfMemory } else { ProviderErrorKind::Other };
             let name = error.to_string().into();
             *lock(&self.carvings.refusal) = Some(error);
             ProviderError { device, call: "allocate a segment", code, name, kind }
