@@ -62,6 +62,7 @@ impl Failure {
     pub(crate) fn status(&self) -> Status {
         match self {
             Self::Alloc(error) if error.is_out_of_memory() => Status::OutOfMemory,
+            Self::Alloc(AllocError::TooLarge { .. }) => Status::OutOfMemory,
             Self::Alloc(AllocError::Provider(error)) | Self::Provider(error) => Self::of_provider(error),
             Self::Alloc(_) | Self::InvalidArgument { .. } | Self::Null { .. } => Status::InvalidArgument,
             Self::UnknownPointer { .. } | Self::Release(ReleaseError::Foreign { .. }) => Status::UnknownPointer,
@@ -88,17 +89,21 @@ impl Failure {
 fn explain(error: &AllocError) -> String {
     match error {
         AllocError::OutOfMemory(figures) => out_of_memory(figures),
+        AllocError::TooLarge { device, requested, maximum } => {
+            format!("{} A block can have at most {}.", tried(*device, *requested), human(*maximum))
+        }
         other => other.to_string(),
     }
 }
 
+/// The first words, which are PyTorch's: programs look for them.
+fn tried(device: Device, bytes: u64) -> String {
+    let first = if device.kind() == DeviceKind::CUDA { "CUDA out of memory." } else { "Out of memory." };
+    format!("{first} Tried to allocate {} on {device}.", human(bytes))
+}
+
 fn out_of_memory(figures: &OutOfMemory) -> String {
-    let mut text = match figures.device.kind() {
-        // Programs look for PyTorch's first words.
-        DeviceKind::CUDA => format!("CUDA out of memory. Tried to allocate {} on", human(figures.requested)),
-        _ => format!("Out of memory. Tried to allocate {} on", human(figures.requested)),
-    };
-    text += &format!(" {}.", figures.device);
+    let mut text = tried(figures.device, figures.requested);
     if let (Some(free), Some(total)) = (figures.device_free, figures.device_total) {
         text += &format!(" The device has {} of which {} is free.", human(total), human(free));
     }

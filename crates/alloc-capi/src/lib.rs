@@ -17,7 +17,7 @@
 //!
 //! let mut pointer = std::ptr::null_mut();
 //! // SAFETY: the pointer is a local.
-//! let status = unsafe { ffi::devmem_allocate(1, 0, 4096, &mut pointer) };
+//! let status = unsafe { ffi::devmem_allocate(ffi::DEVMEM_KIND_CPU, 0, 4096, &mut pointer) };
 //! assert_eq!(status, device_memory::Status::Ok);
 //! // SAFETY: nothing uses the block.
 //! assert_eq!(unsafe { ffi::devmem_free(pointer) }, device_memory::Status::Ok);

@@ -31,7 +31,8 @@ pub(crate) fn stream(device: Device, handle: u64) -> Result<Stream, Failure> {
 
 fn layout(size: u64, align: u64) -> Result<Layout, Failure> {
     let as_failure = |error: LayoutError| Failure::Alloc(error.into());
-    Layout::new(size, align.max(ALIGN)).map_err(as_failure)
+    let strict = align > ALIGN || !(align == 0 || align.is_power_of_two());
+    Layout::new(size, if strict { align } else { ALIGN }).map_err(as_failure)
 }
 
 /// A block of the device's heap; its address.

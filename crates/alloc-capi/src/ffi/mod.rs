@@ -18,6 +18,13 @@ use crate::report::{self, Statistics};
 /// The version of this interface. It changes when a function or a field changes its meaning, not when one is added.
 pub const DEVMEM_ABI_VERSION: u32 = 1;
 
+/// The host's memory.
+pub const DEVMEM_KIND_CPU: i32 = 1;
+/// The memory of CUDA devices.
+pub const DEVMEM_KIND_CUDA: i32 = 2;
+/// Host memory that is page-locked through a CUDA device.
+pub const DEVMEM_KIND_CUDA_PINNED: i32 = 3;
+
 /// Runs `f`, keeps panics on this side and notes failures.
 pub(crate) fn guard<T>(f: impl FnOnce() -> Result<T, Failure>) -> Result<T, Status> {
     let result = catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {

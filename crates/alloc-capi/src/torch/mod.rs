@@ -77,6 +77,7 @@ impl State {
         }
         let source = AllocatorHandle::Global(heaps::heap(Device::cuda(ordinal))?.allocator());
         let pool = Arc::new(PrivatePool::new(ordinal, source)?);
+        alloc_cuda::tell_of_retired_streams(&pool);
         let private = Arc::new(Private { id, ordinal, pool, living: AtomicU64::new(0) });
         let slot = Some(Slot { private, holders: 1 });
         match self.slots.iter().position(Option::is_none) {
