@@ -12,6 +12,7 @@ use clap::Args;
 use serde::Deserialize;
 
 use crate::cargo;
+use crate::wheel;
 use crate::workspace::Workspace;
 
 /// The most that a bundle may weigh.
@@ -76,13 +77,14 @@ const PARTS: &[Part] = &[
 
 const RUN: &str = r#"#!/bin/sh
 # Runs what is in this folder on a GPU: run.sh test [ARGUMENTS], run.sh bench [--trace FILE...] [--json],
-# run.sh copies [--json], run.sh sanitizer [ARGUMENTS]. The machine needs a CUDA driver, the last compute-sanitizer too.
+# run.sh copies [--json], run.sh sanitizer [ARGUMENTS], run.sh torch [checks|compare|processes|limits [ARGUMENTS]]. The
+# machine needs a CUDA driver, `sanitizer` compute-sanitizer too, and `torch` a Python with PyTorch and what its workloads use.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 ALLOC_CUDA_TEST_GPU=1
 export ALLOC_CUDA_TEST_GPU
 usage() {
-    sed -n '2,3s/^# //p' "$0" >&2
+    sed -n '2,4s/^# //p' "$0" >&2
     exit 2
 }
 [ $# -ge 1 ] || usage
@@ -119,6 +121,30 @@ sanitizer)
     exec "$sanitizer" --tool memcheck --report-api-errors no --error-exitcode 1 "$here/tests" --test-threads 1 \
         --skip errors::a_real_card_is_filled "$@"
     ;;
+torch)
+    python=${PYTHON:-python3}
+    site=$(mktemp -d)
+    trap 'rm -rf "$site"' EXIT
+    "$python" -m pip install --quiet --no-deps --no-index --target "$site" "$here"/python/*.whl
+    export PYTHONPATH="$site:$here/torch" PYTHONDONTWRITEBYTECODE=1
+    if [ $# -gt 0 ]; then
+        script=$1
+        shift
+        "$python" "$here/torch/$script.py" "$@"
+    else
+        failed=0
+        for script in "checks --slow" compare processes limits; do
+            echo "== $script"
+            # Words are to be split here.
+            # shellcheck disable=SC2086
+            set -- $script
+            name=$1
+            shift
+            "$python" "$here/torch/$name.py" "$@" || failed=1
+        done
+        exit $failed
+    fi
+    ;;
 *)
     usage
     ;;
@@ -144,15 +170,11 @@ pub fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
     }
     let traces = out.join("traces");
     fs::create_dir(&traces).with_context(|| traces.display().to_string())?;
-    let shipped = workspace.root().join("benches/traces");
-    for entry in fs::read_dir(&shipped).with_context(|| shipped.display().to_string())? {
-        let path = entry?.path();
-        if path.is_file()
-            && let Some(name) = path.file_name()
-        {
-            copy(&path, &traces.join(name))?;
-        }
-    }
+    copy_all(&workspace.root().join("benches/traces"), &traces, "zst")?;
+    wheel::build(workspace, &wheel::Options { out: Some(out.join("python")), without_cuda: false })?;
+    let torch = out.join("torch");
+    fs::create_dir(&torch).with_context(|| torch.display().to_string())?;
+    copy_all(&workspace.root().join("benches/torch"), &torch, "py")?;
     let script = out.join("run.sh");
     fs::write(&script, RUN).with_context(|| script.display().to_string())?;
     make_executable(&script)?;
@@ -225,6 +247,20 @@ fn build(workspace: &Workspace, part: &Part) -> anyhow::Result<BTreeMap<(String,
         }
     }
     Ok(built)
+}
+
+/// Copies the files of a folder whose names end like that.
+fn copy_all(from: &Path, to: &Path, extension: &str) -> anyhow::Result<()> {
+    for entry in fs::read_dir(from).with_context(|| from.display().to_string())? {
+        let path = entry?.path();
+        if path.is_file()
+            && path.extension().is_some_and(|found| found == extension)
+            && let Some(name) = path.file_name()
+        {
+            copy(&path, &to.join(name))?;
+        }
+    }
+    Ok(())
 }
 
 fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
