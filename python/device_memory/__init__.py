@@ -12,6 +12,7 @@ Sizes are bytes, devices are numbers of CUDA devices unless ``kind`` says otherw
 ``"pinned"``). Failures are :class:`Error`; its subclasses say which.
 """
 
+from ._array import Array, zeros
 from ._library import (
     DeviceFailure,
     Error,
@@ -40,6 +41,7 @@ from ._cupy import disable_cupy, enable_cupy
 __version__ = "0.1.0"
 
 __all__ = [
+    "Array",
     "DeviceFailure",
     "Error",
     "MemPool",
@@ -67,4 +69,5 @@ __all__ = [
     "snapshot",
     "statistics",
     "torch_memory_stats",
+    "zeros",
 ]

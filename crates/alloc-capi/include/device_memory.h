@@ -272,6 +272,22 @@ size_t devmem_snapshot_json(int32_t kind,
                             char *text,
                             size_t capacity);
 
+// Makes a tensor of zeros: a `DLManagedTensorVersioned` of DLPack 1, or with `versioned` 0 a `DLManagedTensor`. Its
+// elements are of DLPack's type `code` with `bits` bits, row by row. Work on `stream` may use it from now on; its
+// deleter gives the memory back once what was submitted to that stream by then is done.
+//
+// # Safety
+// `shape` is valid for reads of `dimensions` numbers, `tensor` for a write; `stream` is a living stream of the device.
+devmem_status devmem_dlpack_zeros(int32_t kind,
+                                  int32_t ordinal,
+                                  uint8_t code,
+                                  uint8_t bits,
+                                  const int64_t *shape,
+                                  int32_t dimensions,
+                                  uint64_t stream,
+                                  int32_t versioned,
+                                  void **tensor);
+
 #if defined(DEVMEM_WITH_CUDA)
 // `alloc_fn`: `size` bytes for work on `stream`. Null for zero bytes, as PyTorch's own allocator has it.
 //

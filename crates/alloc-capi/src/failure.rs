@@ -3,6 +3,9 @@
 use std::cell::RefCell;
 use std::ffi::{CStr, CString};
 
+use buffer::BufferError;
+use buffer_dlpack::{DlpackError, Refused};
+
 use alloc_core::{AllocError, Device, DeviceKind, OutOfMemory, ProviderError, ProviderErrorKind, ReleaseError};
 
 /// How a call ended.
@@ -32,7 +35,7 @@ pub enum Status {
 }
 
 /// What went wrong.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     #[error("{}", explain(.0))]
     Alloc(#[from] AllocError),
@@ -54,6 +57,10 @@ pub(crate) enum Failure {
     Null { what: &'static str },
     #[error("{what} of {device} can't be changed: its allocator was installed by the program")]
     Foreign { what: &'static str, device: Device },
+    #[error("{}", explain_buffer(.error))]
+    Buffer { error: Box<BufferError> },
+    #[error("{message}")]
+    Dlpack { message: String },
     #[error("a panic was caught: {message}")]
     Panic { message: String },
 }
@@ -72,6 +79,11 @@ impl Failure {
             Self::WrongDevice { .. } => Status::WrongDevice,
             Self::WrongSize { .. } => Status::WrongSize,
             Self::Foreign { .. } => Status::Unavailable,
+            Self::Buffer { error } => match &**error {
+                BufferError::Alloc(error) => Self::Alloc(error.clone()).status(),
+                _ => Status::DeviceFailure,
+            },
+            Self::Dlpack { .. } => Status::InvalidArgument,
         }
     }
 
@@ -82,6 +94,34 @@ impl Failure {
             ProviderErrorKind::Unavailable | ProviderErrorKind::Unsupported => Status::Unavailable,
             _ => Status::DeviceFailure,
         }
+    }
+}
+
+impl From<BufferError> for Failure {
+    fn from(error: BufferError) -> Self {
+        Self::Buffer { error: Box::new(error) }
+    }
+}
+
+impl From<DlpackError> for Failure {
+    fn from(error: DlpackError) -> Self {
+        match error {
+            DlpackError::Buffer(error) => error.into(),
+            error => Self::Dlpack { message: error.to_string() },
+        }
+    }
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        refused.error.into()
+    }
+}
+
+fn explain_buffer(error: &BufferError) -> String {
+    match error {
+        BufferError::Alloc(error) => explain(error),
+        other => other.to_string(),
     }
 }
 

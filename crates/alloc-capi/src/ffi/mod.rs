@@ -1,9 +1,10 @@
-//! The functions of the C interface. `include/device_memory.h` is made of this file and of `torch.rs`.
+//! The functions of the C interface. `include/device_memory.h` is made of this file and those beside it.
 //!
 //! A device is named by two numbers: its kind (1 for the host, 2 for CUDA, 3 for page-locked host memory) and its number
 //! among its kind. Streams are named by their handles, 0 for the default stream, and are living streams of the
 //! device. All functions may be called from any thread.
 
+pub mod dlpack;
 #[cfg(feature = "cuda")]
 pub mod torch;
 

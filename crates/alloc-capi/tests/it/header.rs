@@ -20,7 +20,7 @@ fn code(text: &str) -> String {
 
 #[test]
 fn functions_are_the_same() {
-    let sources = code(&(read("src/ffi/mod.rs") + &read("src/ffi/torch.rs")));
+    let sources = code(&(read("src/ffi/mod.rs") + &read("src/ffi/dlpack.rs") + &read("src/ffi/torch.rs")));
     let exported: BTreeSet<String> = sources
         .split("#[unsafe(no_mangle)]")
         .skip(1)

@@ -282,7 +282,10 @@ fn pools_that_end_during_another_capture_wait() {
     let other = TorchPoolId { first: 8, second: 0 };
     // SAFETY: without a filter the thread decides.
     unsafe { devmem_torch_begin_allocate_to_pool(0, other, null_mut()) };
-    let capture = |_: &_| Ok::<_, std::convert::Infallible>(devmem_torch_release_pool(0, POOL));
+    let capture = |_: &_| {
+        devmem_torch_release_pool(0, POOL);
+        Ok::<_, std::convert::Infallible>(())
+    };
     let (graph, ()) = stream.capture(capture).unwrap();
     assert_eq!(pool().statistics().in_use.current, held, "the device can't be waited for in a capture");
     // SAFETY: nothing is passed through.
