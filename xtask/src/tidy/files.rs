@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Context;
 
-const EXTENSIONS: [&str; 9] = ["rs", "toml", "md", "yml", "yaml", "sh", "txt", "html", "h"];
+const EXTENSIONS: [&str; 12] = ["rs", "toml", "md", "yml", "yaml", "sh", "txt", "html", "h", "c", "cpp", "py"];
 
 /// A file, with its path from the root of the workspace, `/` between the parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
