@@ -53,7 +53,7 @@ def exceptions_are_pytorchs_own():
     device_memory.enable_torch()
     torch.zeros(1, device="cuda")
     support = device_memory._library.library().devmem_torch_exceptions()
-    expect(support == 2, f"only support {support}: see symbols.sh for what this PyTorch exports")
+    expect(support == 2, f"only support {support}: see symbols.py for what this PyTorch exports")
 
 
 @check
