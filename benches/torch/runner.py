@@ -2,16 +2,19 @@
 
     python3 runner.py NAME [--allocator native|expandable|ours] [--steps N] [--scale X] [--limit BYTES]
 
-prints one line of JSON. Other scripts call `run` and `run_together`.
+prints one line of JSON. Other scripts call `run` and `run_together`. With START=spawn in the environment processes start
+from nothing instead, which takes longer, and helps where an import touches the GPU.
 """
 
 import argparse
+import functools
 import gc
 import json
 import os
 import pickle
 import random
 import statistics
+import subprocess
 import sys
 import time
 import traceback
@@ -36,7 +39,8 @@ def use(allocator):
     if allocator == "ours":
         device_memory.enable_torch()
     elif allocator == "expandable":
-        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+        # The variable for this is read when PyTorch is imported.
+        torch.cuda.memory._set_allocator_settings("expandable_segments:True")
 
 
 def limit_memory(allocator, limit):
@@ -109,24 +113,37 @@ def import_all():
     from transformers import GPT2LMHeadModel, LlamaForCausalLM, MixtralForCausalLM  # noqa: F401
 
 
-def _start(function, arguments):
-    """Calls `function` in a child; the child's number and the end of the pipe that its answer comes from."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child:
-        os.close(write)
-        return child, read
-    os.close(read)
+def _answer(pipe, function, arguments):
+    """Calls `function` and sends what it returns, or how it failed."""
     try:
         answer = function(*arguments)
     except BaseException:
         answer = {"failed": traceback.format_exc()}
-    with os.fdopen(write, "wb") as pipe:
+    with os.fdopen(pipe, "wb") as pipe:
         pickle.dump(answer, pipe)
     sys.stdout.flush()
     sys.stderr.flush()
     # Interpreter and driver are not torn down: nothing of theirs is measured.
     os._exit(0)
+
+
+def _start(function, arguments):
+    """Calls `function` in a child; the child's number and the end of the pipe that its answer comes from."""
+    read, write = os.pipe()
+    if os.environ.get("START") == "spawn":
+        os.set_inheritable(write, True)
+        code = "import sys, pickle, runner; runner._answer(int(sys.argv[1]), *pickle.load(sys.stdin.buffer))"
+        child = subprocess.Popen([sys.executable, "-c", code, str(write)], stdin=subprocess.PIPE, close_fds=False)
+        pickle.dump((function, arguments), child.stdin)
+        child.stdin.close()
+        os.close(write)
+        return child.pid, read
+    child = os.fork()
+    if child:
+        os.close(write)
+        return child, read
+    os.close(read)
+    _answer(write, function, arguments)
 
 
 def _finish(child, read):
@@ -146,13 +163,13 @@ def in_child(function, *arguments):
 
 def run(name, allocator, **options):
     """`measure` in a process of its own."""
-    answer = in_child(lambda: measure(name, allocator, **options))
+    answer = in_child(functools.partial(measure, name, allocator, **options))
     return {"name": name, "allocator": allocator, **answer}
 
 
 def run_together(count, name, allocator, **options):
     """`measure` in several processes at the same time."""
-    started = [_start(lambda: measure(name, allocator, **options), ()) for _ in range(count)]
+    started = [_start(functools.partial(measure, name, allocator, **options), ()) for _ in range(count)]
     return [_finish(*child) for child in started]
 
 
