@@ -12,7 +12,7 @@ use clap::Args;
 use serde::Deserialize;
 
 use crate::workspace::Workspace;
-use crate::{cargo, peers};
+use crate::{cargo, peers, wheel};
 
 /// The most that a bundle may weigh.
 const MAX_BYTES: u64 = 60 << 20;
@@ -83,8 +83,9 @@ const PARTS: &[Part] = &[
 
 const RUN: &str = r#"#!/bin/sh
 # Runs what is in this folder on a GPU: run.sh test [ARGUMENTS], run.sh bench [--trace FILE...] [--json],
-# run.sh copies [--json], run.sh peers [--quick] [--bench NAME...] [--out FILE], run.sh sanitizer [ARGUMENTS].
-# The machine needs a CUDA driver; peers needs a C++ compiler and a CUDA toolkit too, sanitizer compute-sanitizer.
+# run.sh copies [--json], run.sh peers [--quick] [--bench NAME...] [--out FILE], run.sh sanitizer [ARGUMENTS],
+# run.sh torch [checks|compare|processes|limits [ARGUMENTS]]. The machine needs a CUDA driver; peers needs a C++
+# compiler and a CUDA toolkit too, sanitizer compute-sanitizer, torch a Python with PyTorch and what its programs use.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 ALLOC_CUDA_TEST_GPU=1
@@ -130,6 +131,30 @@ sanitizer)
     exec "$sanitizer" --tool memcheck --report-api-errors no --error-exitcode 1 "$here/tests" --test-threads 1 \
         --skip errors::a_real_card_is_filled "$@"
     ;;
+torch)
+    python=${PYTHON:-python3}
+    site=$(mktemp -d)
+    trap 'rm -rf "$site"' EXIT
+    "$python" -m pip install --quiet --no-deps --no-index --target "$site" "$here"/python/*.whl
+    export PYTHONPATH="$site:$here/torch" PYTHONDONTWRITEBYTECODE=1
+    if [ $# -gt 0 ]; then
+        script=$1
+        shift
+        "$python" "$here/torch/$script.py" "$@"
+    else
+        failed=0
+        for script in "checks --slow" compare processes limits; do
+            echo "== $script"
+            # Words are to be split here.
+            # shellcheck disable=SC2086
+            set -- $script
+            name=$1
+            shift
+            "$python" "$here/torch/$name.py" "$@" || failed=1
+        done
+        exit $failed
+    fi
+    ;;
 *)
     usage
     ;;
@@ -156,15 +181,11 @@ pub fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
     }
     let traces = out.join("traces");
     fs::create_dir(&traces).with_context(|| traces.display().to_string())?;
-    let shipped = workspace.root().join("benches/traces");
-    for entry in fs::read_dir(&shipped).with_context(|| shipped.display().to_string())? {
-        let path = entry?.path();
-        if path.is_file()
-            && let Some(name) = path.file_name()
-        {
-            copy(&path, &traces.join(name))?;
-        }
-    }
+    copy_all(&workspace.root().join("benches/traces"), &traces, "zst")?;
+    wheel::build(workspace, &wheel::Options { out: Some(out.join("python")), without_cuda: false })?;
+    let torch = out.join("torch");
+    fs::create_dir(&torch).with_context(|| torch.display().to_string())?;
+    copy_all(&workspace.root().join("benches/torch"), &torch, "py")?;
     let script = out.join("run.sh");
     fs::write(&script, RUN).with_context(|| script.display().to_string())?;
     make_executable(&script)?;
@@ -242,6 +263,20 @@ pub fn build(workspace: &Workspace, part: &Part) -> anyhow::Result<BTreeMap<(Str
         }
     }
     Ok(built)
+}
+
+/// Copies the files of a folder whose names end like that.
+fn copy_all(from: &Path, to: &Path, extension: &str) -> anyhow::Result<()> {
+    for entry in fs::read_dir(from).with_context(|| from.display().to_string())? {
+        let path = entry?.path();
+        if path.is_file()
+            && path.extension().is_some_and(|found| found == extension)
+            && let Some(name) = path.file_name()
+        {
+            copy(&path, &to.join(name))?;
+        }
+    }
+    Ok(())
 }
 
 /// Copies a file.

@@ -8,6 +8,13 @@ use crate::workspace::{Package, Workspace};
 /// Features that need more than Rust and a C compiler: package, feature, and the program that has to be there.
 const NEEDS: &[(&str, &str, &str)] = &[("benches", "jemalloc", "make")];
 
+/// Programs without which a test looks at less: the program, and what is left out.
+const HELPFUL: &[(&str, &str)] = &[
+    ("cc", "the example in C of alloc-capi"),
+    ("c++", "how alloc-capi calls functions of C++"),
+    ("python3", "the tests of the Python package"),
+];
+
 /// Features of one package that are switched on together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeatureSet {
@@ -35,14 +42,15 @@ fn selectable(package: &Package, is_installed: impl Fn(&str) -> bool) -> Vec<&st
 /// What this machine cannot build, and why; the summary of `cargo xtask test` says so.
 pub fn left_out(workspace: &Workspace) -> Vec<String> {
     let packages = workspace.packages();
-    NEEDS
+    let features = NEEDS
         .iter()
         .filter(|(p, f, program)| {
             packages.iter().any(|package| package.name == *p && package.features.contains_key(*f))
                 && !is_installed(program)
         })
-        .map(|(package, feature, program)| format!("{package}/{feature}: needs `{program}`, which is not installed"))
-        .collect()
+        .map(|(package, feature, program)| format!("{package}/{feature}: needs `{program}`, which is not installed"));
+    let parts = HELPFUL.iter().filter(|(program, _)| !is_installed(program));
+    features.chain(parts.map(|(program, part)| format!("{part}: needs `{program}`, which is not installed"))).collect()
 }
 
 /// Entries of the list above that name no feature of this workspace any more.

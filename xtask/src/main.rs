@@ -6,12 +6,14 @@ mod bundle;
 mod cargo;
 mod doc;
 mod features;
+mod header;
 mod licences;
 mod peers;
 mod self_check;
 mod step;
 mod test;
 mod tidy;
+mod wheel;
 mod workspace;
 
 use std::process::ExitCode;
@@ -38,6 +40,10 @@ enum Command {
     Tidy,
     /// GPU tests, benches and examples in one folder, for a machine that has a driver and nothing else
     Bundle(bundle::Options),
+    /// The Python package with the library inside, as one wheel
+    Wheel(wheel::Options),
+    /// The C header of alloc-capi, made again by cbindgen
+    Header(header::Options),
     /// The documentation, built as CI builds it
     Doc(doc::Options),
     /// The licences of all dependencies against the allow list in deny.toml
@@ -52,6 +58,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Test(options) => test::run(&workspace, &options),
         Command::Bench(options) => bench::run(&workspace, &options),
         Command::Bundle(options) => bundle::run(&workspace, &options),
+        Command::Wheel(options) => wheel::run(&workspace, &options),
+        Command::Header(options) => header::run(&workspace, &options),
         Command::Tidy => tidy::run(&workspace),
         Command::Doc(options) => doc::run(&workspace, &options),
         Command::Licences => licences::run(&workspace),

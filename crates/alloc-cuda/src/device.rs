@@ -65,3 +65,11 @@ pub fn device_info(ordinal: u16) -> Result<DeviceInfo, ProviderError> {
         unified_addressing: context.has(Attribute::UnifiedAddressing)?,
     })
 }
+
+/// Waits for all work of a device, in its primary context.
+///
+/// # Errors
+/// As [`device_count`]; what the driver reports, failures of earlier work included; and while a stream is captured.
+pub fn synchronize(ordinal: u16) -> Result<(), ProviderError> {
+    Context::open(ordinal)?.synchronize()
+}

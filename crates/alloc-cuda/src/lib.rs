@@ -5,7 +5,7 @@
 //! - [`AsyncAllocator`] is the driver's own pool (`cuMemAllocAsync`) behind the same trait, and [`DirectAllocator`]
 //!   its plain `cuMemAlloc`.
 //! - [`CudaStream`] owns or borrows a stream; [`CudaTransfer`] copies and fills; [`CapturedGraph`] is captured work
-//!   with the buffers it uses.
+//!   with the buffers it uses; [`PrivatePool`] is a pool for the memory of graphs that others capture.
 //!
 //! # Without CUDA
 //! Without its feature `cuda` the crate compiles anywhere with the same API, and everything that needs a device
@@ -39,6 +39,7 @@ mod driver;
 mod global;
 mod graph;
 mod kernel;
+mod private_pool;
 mod provider;
 mod stream;
 mod transfer;
@@ -46,12 +47,13 @@ mod transfer;
 #[cfg(feature = "cudarc")]
 pub use crate::cudarc::{CudarcError, CudarcSlice};
 pub use async_allocator::AsyncAllocator;
-pub use device::{DeviceInfo, device_count, device_info, driver_version, is_available};
+pub use device::{DeviceInfo, device_count, device_info, driver_version, is_available, synchronize};
 pub use direct_allocator::DirectAllocator;
 pub use driver::Event;
 pub use global::{DevicePool, PinnedPool, device_pool, global, pinned, pinned_pool, tell_of_retired_streams};
 pub use graph::{CaptureError, CapturedGraph, Recorder};
 pub use kernel::{Argument, Kernel, Module};
+pub use private_pool::PrivatePool;
 pub use provider::{DeviceOptions, DeviceProvider, Physical, PinnedMemory, PinnedMethod, PinnedProvider};
 pub use stream::CudaStream;
 pub use transfer::CudaTransfer;

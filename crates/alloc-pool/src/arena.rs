@@ -123,6 +123,11 @@ impl LargeCounts {
         self.in_use().wrapping_sub(self.padding.wrapping_sub(self.padding_released))
     }
 
+    /// Counts the peaks from what is there now.
+    pub(crate) fn reset_peaks(&mut self) {
+        (self.peak_in_use, self.peak_requested) = (self.in_use(), self.requested());
+    }
+
     /// Bytes asked for, and the same with rounding.
     pub(crate) fn gauges(&self) -> [Gauge; 2] {
         let gauge = |current, peak, total| Gauge { current, peak, total, count: self.allocations };

@@ -4,6 +4,7 @@
 //! that place the blocks of all streams by best fit, and *pages* that move to where they are needed before new ones are created.
 //! `docs/architecture.md` follows a block through them.
 
+mod adjust;
 mod allocate;
 mod arena;
 mod cache;

@@ -189,7 +189,7 @@ impl<P: MemoryProvider> Inner<P> {
             reserved: statistics.reserved.current,
             largest_free: statistics.largest_free,
             parked: statistics.parked.current,
-            limit: self.config.limit,
+            limit: self.limit(),
             device_free: memory.map(|memory| memory.free),
             device_total: memory.map(|memory| memory.total),
         }

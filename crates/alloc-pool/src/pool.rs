@@ -10,6 +10,7 @@ use alloc_core::{
     ProviderError, ProviderErrorKind, ReleaseError, Statistics, Stream, StreamSet, Transfer,
 };
 
+use crate::adjust::Limit;
 use crate::arena::Arena;
 use crate::cache::{self, CacheCounters, CacheKey};
 use crate::config::{ConfigError, PoolConfig};
@@ -42,6 +43,7 @@ pub(crate) struct Inner<P: MemoryProvider> {
     pub(crate) granularity: u64,
     pub(crate) arena_bytes: u64,
     pub(crate) config: PoolConfig,
+    pub(crate) limit: Limit,
     pub(crate) driver: Driver<P>,
     pub(crate) ledger: Ledger,
     pub(crate) arenas: Box<[OnceLock<Box<Arena>>]>,
@@ -107,6 +109,7 @@ impl<P: MemoryProvider> Pool<P> {
             caches: Mutex::default(),
             rejected: AtomicU64::new(0),
             waits: AtomicU64::new(0),
+            limit: Limit::new(config.limit),
             registration: pressure::register(device, Weak::clone(inner) as Weak<dyn Relieve>),
             config,
         };

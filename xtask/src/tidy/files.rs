@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Context;
 
-const EXTENSIONS: [&str; 11] = ["rs", "toml", "md", "yml", "yaml", "sh", "txt", "html", "h", "hpp", "cpp"];
+const EXTENSIONS: [&str; 13] = ["rs", "toml", "md", "yml", "yaml", "sh", "txt", "html", "h", "hpp", "c", "cpp", "py"];
 
 /// A file, with its path from the root of the workspace, `/` between the parts.
 #[derive(Clone, Debug, PartialEq, Eq)]

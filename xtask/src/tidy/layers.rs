@@ -13,11 +13,12 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("alloc-pool", &["alloc-core"]),
     ("alloc-trace", &["alloc-core"]),
     ("buffer", &["alloc-core"]),
+    ("buffer-dlpack", &["alloc-core", "buffer"]),
     ("alloc-cpu", &["alloc-core", "alloc-pool"]),
     ("cuda-link", &[]),
     ("fake-cuda", &[]),
     ("alloc-cuda", &["alloc-core", "alloc-pool", "alloc-cpu", "buffer", "cuda-link"]),
-    ("alloc-capi", &["alloc-core", "alloc-pool", "alloc-cpu", "alloc-cuda", "alloc-trace", "buffer"]),
+    ("alloc-capi", &["alloc-core", "alloc-pool", "alloc-cpu", "alloc-cuda", "alloc-trace", "buffer", "buffer-dlpack"]),
 ];
 
 pub(super) fn check(files: &[SourceFile]) -> Vec<Problem> {

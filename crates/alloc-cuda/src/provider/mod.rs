@@ -1,9 +1,11 @@
 //! What CUDA supplies to the pooling engine: device memory and page-locked host memory.
 
+mod carved;
 mod device;
 mod host_pages;
 mod pinned;
 
+pub(crate) use carved::{CarvedProvider, Carvings};
 pub use device::{DeviceOptions, DeviceProvider, Physical};
 pub use pinned::{PinnedMemory, PinnedMethod, PinnedProvider};
 

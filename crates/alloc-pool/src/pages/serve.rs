@@ -299,14 +299,14 @@ impl<P: MemoryProvider> Inner<P> {
             } else if growth >= need.min(piece) {
                 let granules = room.min(if growth >= piece { piece } else { need });
                 growth = growth.saturating_sub(granules);
-                granule += pages.plan_creation(granules, place, self.config.limit).map_err(|e| (Some(node), e))?;
+                granule += pages.plan_creation(granules, place, self.limit()).map_err(|e| (Some(node), e))?;
             } else if let Some(handle) = pages.take_best(locked, ask.tag, need, room, false) {
                 granule += pages.attach(handle, place);
             } else if frugal {
                 return Err((Some(node), Failure::Budget));
             } else {
                 let granules = room.min(need).min(piece);
-                granule += pages.plan_creation(granules, place, self.config.limit).map_err(|e| (Some(node), e))?;
+                granule += pages.plan_creation(granules, place, self.limit()).map_err(|e| (Some(node), e))?;
             }
         }
         Ok(node)
@@ -349,7 +349,7 @@ impl<P: MemoryProvider> Inner<P> {
         let piece = self.piece_granules(pages, locked);
         let granules = if growth >= piece { need.max(piece) } else { need };
         let place = pages.segment_placement(arena, granules).ok_or((None, Failure::AddressSpace))?;
-        pages.plan_creation(granules, place, self.config.limit).map_err(|failure| (None, failure))?;
+        pages.plan_creation(granules, place, self.limit()).map_err(|failure| (None, failure))?;
         Ok(claim(locked, place, pages.granule_units))
     }
 

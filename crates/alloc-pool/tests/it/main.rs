@@ -5,6 +5,7 @@
 // The helpers of tests are tests, too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod adjust;
 mod bad_input;
 mod conformance;
 mod failures;

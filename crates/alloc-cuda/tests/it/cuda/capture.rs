@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use alloc_core::{Address, Device, DeviceAllocator, Place, ProviderErrorKind, StreamSet, Transfer, TransferError};
-use alloc_cuda::{CaptureError, CudaStream, CudaTransfer, DeviceOptions};
+use alloc_cuda::{CaptureError, CudaStream, CudaTransfer, DeviceOptions, PrivatePool};
 use alloc_pool::PoolConfig;
 
 use super::harness::{Living, any_device, bytes, fake, release};
@@ -181,4 +181,37 @@ fn pageable_memory_in_a_capture_is_refused_and_harms_nothing() {
     assert_eq!(read(place, 4096, &stream), vec![3; 4096]);
     drop(graph);
     release(&*pool, block, stream.stream());
+}
+
+#[test]
+fn a_private_pool_reuses_within_and_gives_nothing_back_before_it_goes() {
+    let Some(fake) = fake() else { return };
+    let before = fake.used(0); // other tests may have left blocks of their own
+    let source = alloc_cuda::device_pool(0, &DeviceOptions::default(), PoolConfig::default()).unwrap();
+    let stream = CudaStream::new(0).unwrap();
+    let pool = PrivatePool::new(0, Arc::clone(&source).into()).unwrap();
+    let (graph, addresses) = stream
+        .capture(|_| -> Result<_, Error> {
+            let mut addresses = Vec::new();
+            for _ in 0..8 {
+                let block = pool.allocate(bytes(8 << 20), stream.stream())?;
+                addresses.push(block.address());
+                release(&pool, block, stream.stream());
+            }
+            Ok(addresses)
+        })
+        .unwrap();
+    assert!(addresses.iter().all(|address| *address == addresses[0]), "temporaries of a capture reuse each other");
+    let held = source.statistics().in_use.current;
+    assert!((8 << 20..=12 << 20).contains(&held), "{held}");
+    // Pressure on the device reaches what is free, and no private memory.
+    source.trim(0);
+    alloc_core::pressure::relieve(Device::cuda(0), u64::MAX, None);
+    assert_eq!(source.statistics().in_use.current, held);
+    graph.launch(&stream).unwrap();
+    drop(graph);
+    drop(pool);
+    assert_eq!(source.statistics().in_use.current, 0);
+    source.trim(0);
+    assert_eq!(fake.used(0), before);
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use alloc_core::conformance::Options;
 use alloc_core::{Addressing, DeviceAllocator, Stream};
-use alloc_cuda::{AsyncAllocator, CudaStream, DeviceOptions, DirectAllocator, PinnedMethod};
+use alloc_cuda::{AsyncAllocator, CudaStream, DeviceOptions, DirectAllocator, PinnedMethod, PrivatePool};
 use alloc_pool::PoolConfig;
 
 use super::harness::{Guarded, any_device};
@@ -44,6 +44,16 @@ alloc_core::conformance! { mapped_pool, || device(Addressing::Mapped), pooled() 
 alloc_core::conformance! { segmented_pool, || device(Addressing::Segmented), pooled() }
 alloc_core::conformance! { pinned_pool, || pinned(PinnedMethod::Registered), pooled() }
 alloc_core::conformance! { driver_pinned_pool, || pinned(PinnedMethod::DriverAllocated), pooled() }
+alloc_core::conformance! {
+    private_pool,
+    || {
+        let guard = any_device();
+        let source = alloc_cuda::device_pool(0, &DeviceOptions::default(), config()).unwrap();
+        Guarded::new(guard, PrivatePool::new(0, source.into()).unwrap())
+    },
+    // Segments that were handed out small stay so: a graph may use them.
+    Options { trims_to_zero: false, capacity: None, ..pooled() }
+}
 alloc_core::conformance! {
     async_allocator,
     || {

@@ -1,0 +1,407 @@
+"""What PyTorch and CuPy programs can do on our memory, each check in a process of its own.
+
+    python3 checks.py [--slow] [CHECK...]
+
+`--slow` adds those that compile.
+"""
+
+import argparse
+import sys
+import time
+
+import runner
+
+import torch
+
+import device_memory
+
+CHECKS, SLOW = {}, set()
+MIB = 1 << 20
+
+
+def check(function):
+    CHECKS[function.__name__] = function
+    return function
+
+
+def slow(function):
+    SLOW.add(function.__name__)
+    return check(function)
+
+
+def expect(condition, what):
+    if not condition:
+        raise AssertionError(what)
+
+
+def model_and_input(seed=3):
+    torch.manual_seed(seed)
+    layers = [layer for _ in range(4) for layer in (torch.nn.Linear(512, 512), torch.nn.GELU())]
+    return torch.nn.Sequential(*layers).cuda(), torch.randn(64, 512, device="cuda")
+
+
+def churn():
+    """Allocates, fills and frees what would overwrite memory that is not held."""
+    for size in (1, 3, 17, 64, 200):
+        held = [torch.full((size * MIB // 4,), 1e9, device="cuda") for _ in range(3)]
+        del held
+    torch.cuda.synchronize()
+
+
+@check
+def exceptions_are_pytorchs_own():
+    device_memory.enable_torch()
+    torch.zeros(1, device="cuda")
+    support = device_memory._library.library().devmem_torch_exceptions()
+    expect(support == 2, f"only support {support}: see symbols.py for what this PyTorch exports")
+
+
+@check
+def too_late_is_said_clearly():
+    torch.zeros(1, device="cuda")
+    try:
+        device_memory.enable_torch()
+    except device_memory.TooLate as error:
+        expect("enable_torch" in str(error), str(error))
+    else:
+        raise AssertionError("it was too late, and nothing was said")
+
+
+@check
+def running_out_can_be_caught():
+    device_memory.enable_torch()
+    kept = torch.ones(64 * MIB // 4, device="cuda")
+    device_memory.set_limit(256 * MIB)
+    for _ in range(3):
+        try:
+            torch.empty(1024 * MIB, dtype=torch.uint8, device="cuda")
+        except torch.OutOfMemoryError as error:
+            text = str(error)
+        else:
+            raise AssertionError("a gigabyte does not fit 256 MiB")
+        for part in ("CUDA out of memory. Tried to allocate 1.00 GiB", "in use", "free", "limit is 256.00 MiB"):
+            expect(part in text, f"{part!r} is not in {text!r}")
+    print("   ", text)
+    expect(kept.sum().item() == 64 * MIB // 4, "what was there stays")
+    half = torch.ones(96 * MIB // 4, device="cuda")
+    expect(half.sum().item() == 96 * MIB // 4, "what fits still fits")
+    device_memory.set_limit(None)
+    torch.empty(1024 * MIB, dtype=torch.uint8, device="cuda")
+    expect(torch.cuda.memory_stats()["num_ooms"] == 3, "failures are counted")
+
+
+@check
+def running_out_in_backward_can_be_caught():
+    device_memory.enable_torch()
+    x = torch.randn(4096, 4096, device="cuda", requires_grad=True)
+    y = x
+    for _ in range(4):
+        y = (y @ x).relu()
+    torch.cuda.synchronize()
+    device_memory.empty_cache()
+    device_memory.set_limit(device_memory.statistics()["reserved"] + 8 * MIB)
+    try:
+        y.sum().backward()
+    except torch.OutOfMemoryError:
+        pass
+    else:
+        raise AssertionError("there was no room for gradients")
+    device_memory.set_limit(None)
+    del y
+    x.grad = None
+    (x * 2).sum().backward()
+    expect(x.grad.eq(2).all().item(), "the program goes on")
+
+
+@check
+def the_whole_card_can_be_filled():
+    device_memory.enable_torch()
+    held, free = [], torch.cuda.mem_get_info()[0]
+    try:
+        while True:
+            held.append(torch.empty(1 << 30, dtype=torch.uint8, device="cuda"))
+    except torch.OutOfMemoryError as error:
+        print("   ", error)
+    share = len(held) * (1 << 30) / free
+    expect(share > 0.95, f"only {share:.3f} of what was free could be had")
+    held.clear()
+    expect(torch.ones(1000, device="cuda").sum().item() == 1000, "the program goes on")
+
+
+@check
+def reports_answer():
+    device_memory.enable_torch()
+    x = torch.zeros(10 * MIB, dtype=torch.uint8, device="cuda")
+    torch.cuda.synchronize()
+    expect(torch.cuda.memory_allocated() == 10 * MIB, torch.cuda.memory_allocated())
+    expect(torch.cuda.memory_reserved() >= 10 * MIB, torch.cuda.memory_reserved())
+    y = torch.zeros(90 * MIB, dtype=torch.uint8, device="cuda")
+    del y
+    expect(torch.cuda.max_memory_allocated() == 100 * MIB, torch.cuda.max_memory_allocated())
+    torch.cuda.reset_peak_memory_stats()
+    expect(torch.cuda.max_memory_allocated() == 10 * MIB, "peaks are counted anew")
+    before = torch.cuda.memory_reserved()
+    torch.cuda.empty_cache()
+    expect(torch.cuda.memory_reserved() < before, "free memory goes back")
+    torch.cuda.memory_summary()
+    torch.cuda.reset_accumulated_memory_stats()
+    snapshot = torch.cuda.memory_snapshot()
+    expect([part["total_size"] for part in snapshot if part["address"] == x.data_ptr()] == [10 * MIB], snapshot)
+    torch.cuda.set_per_process_memory_fraction(0.01)
+    total = torch.cuda.get_device_properties(0).total_memory
+    try:
+        torch.empty(total // 50, dtype=torch.uint8, device="cuda")
+    except torch.OutOfMemoryError:
+        pass
+    else:
+        raise AssertionError("a fraction limits")
+    expect(torch.empty(0, device="cuda").data_ptr() == 0, "an empty tensor has no address, as with PyTorch's own")
+
+
+@check
+def a_recorded_stream_is_waited_for():
+    device_memory.enable_torch()
+    side, value = torch.cuda.Stream(), 7.0
+    out = torch.empty(8 * MIB, device="cuda")
+    for _ in range(20):
+        x = torch.full((8 * MIB,), value, device="cuda")
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            torch.cuda._sleep(20_000_000)
+            x.record_stream(side)
+            out.copy_(x, non_blocking=True)
+        del x
+        # If this got the memory before the copy was done, the copy would show it.
+        torch.full((8 * MIB,), -1.0, device="cuda")
+        side.synchronize()
+        expect(out.eq(value).all().item(), "memory was reused while another stream read it")
+    expect(device_memory.statistics()["parked_peak"] >= 32 * MIB, "recorded blocks are parked")
+
+
+@check
+def a_graph_replays_what_eager_computes():
+    device_memory.enable_torch()
+    model, static = model_and_input()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+
+    def step():
+        optimizer.zero_grad(set_to_none=False)
+        loss = model(static).square().mean()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for seed in range(4):
+        torch.manual_seed(seed)
+        fresh = torch.randn(64, 512, device="cuda")
+        static.copy_(fresh)
+        graph.replay()
+        replayed = captured.item()
+        grads = [parameter.grad.clone() for parameter in model.parameters()]
+        churn()
+        torch.cuda.empty_cache()
+        eager = step().item()
+        expect(replayed == eager, f"{replayed} is not {eager}")
+        pairs = zip(grads, model.parameters())
+        expect(all(torch.equal(grad, parameter.grad) for grad, parameter in pairs), "gradients differ")
+    in_use = device_memory.statistics()["in_use"]
+    del captured
+    graph.reset()
+    torch.cuda.synchronize()
+    expect(device_memory.statistics()["in_use"] < in_use, "the graph's memory goes back")
+
+
+@check
+def graphs_share_a_pool():
+    device_memory.enable_torch()
+    pool, static = torch.cuda.graph_pool_handle(), torch.randn(1 << 20, device="cuda")
+    graphs, outcomes = [], []
+    for number in range(3):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            outcomes.append(((static * (number + 1)).relu() + 1).sum())
+        graphs.append(graph)
+    for value in (1.0, -2.0):
+        static.fill_(value)
+        for number, (graph, outcome) in enumerate(zip(graphs, outcomes)):
+            graph.replay()
+            churn()
+            wanted = (max(value * (number + 1), 0.0) + 1) * (1 << 20)
+            expect(outcome.item() == wanted, f"graph {number}: {outcome.item()} is not {wanted}")
+    graphs[0].reset()
+    graphs[1].replay()
+    expect(outcomes[1].item() == 1 << 20, "the others stay")
+
+
+@check
+def a_graph_reuses_its_temporaries():
+    device_memory.enable_torch()
+    static = torch.randn(16 * MIB, device="cuda")
+    torch.cuda.synchronize()
+    before = device_memory.statistics()["in_use"]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = static
+        for _ in range(30):
+            y = y * 1.01
+    grew = device_memory.statistics()["in_use"] - before
+    expect(grew < 6 * 64 * MIB, f"{grew / MIB} MiB for 30 temporaries of 64 MiB, of which two live at a time")
+    graph.replay()
+
+
+@check
+def graphed_callables_work():
+    device_memory.enable_torch()
+    model, x = model_and_input()
+    wanted = model(x)
+    graphed = torch.cuda.make_graphed_callables(model, (x.clone().requires_grad_(),))
+    churn()
+    expect(torch.equal(graphed(x.clone().requires_grad_()), wanted), "a graphed module computes what it did")
+
+
+@check
+def pools_of_memory_work():
+    device_memory.enable_torch()
+    torch.zeros(1, device="cuda")
+    torch.cuda.synchronize()
+    before = device_memory.statistics()["in_use"]
+    pool = torch.cuda.MemPool()
+    with torch.cuda.use_mem_pool(pool):
+        x = torch.ones(8 * MIB, device="cuda")
+    y = torch.ones(MIB, device="cuda")
+    blocks = {block["address"]: block["private_pool"] for block in device_memory.snapshot()["blocks"]}
+    expect(blocks[x.data_ptr()] and not blocks[y.data_ptr()], "tensors are in the pool that was named")
+    expect(pool.use_count() == 1, pool.use_count())
+    address = x.data_ptr()
+    del x
+    torch.empty(8 * MIB, device="cuda")
+    with torch.cuda.use_mem_pool(pool):
+        x = torch.ones(8 * MIB, device="cuda")
+    expect(x.data_ptr() == address, "the pool keeps its memory")
+    del pool
+    expect(x.sum().item() == 8 * MIB, "tensors outlive their pool")
+    del x, y
+    torch.cuda.empty_cache()
+    expect(device_memory.statistics()["in_use"] <= before, device_memory.statistics()["in_use"] - before)
+
+
+@slow
+def compiled_graphs_compute_what_eager_does():
+    device_memory.enable_torch()
+    model, x = model_and_input()
+    plain = torch.compile(model)
+    graphed = torch.compile(model, mode="reduce-overhead")
+    with torch.no_grad():
+        for seed in range(5):
+            torch.manual_seed(seed)
+            x = torch.randn(64, 512, device="cuda")
+            wanted, eager = plain(x), model(x)
+            found = graphed(x).clone()
+            churn()
+            expect(torch.equal(found, wanted), "graphs change nothing that the compiler computes")
+            expect(torch.allclose(found, eager, atol=1e-4), "and that is what eager computes")
+    expect(any(block["private_pool"] for block in device_memory.snapshot()["blocks"]), "a graph was captured")
+
+
+@check
+def misuse_is_refused():
+    device_memory.enable_torch()
+    x = torch.ones(1000, device="cuda")
+    pointer = device_memory.allocate(1 << 20)
+    device_memory.free(pointer)
+    for bad in (pointer, pointer + 512, 0x1200):
+        try:
+            device_memory.free(bad)
+        except device_memory.MisuseError:
+            continue
+        raise AssertionError(f"{bad:#x} was freed")
+    expect(x.sum().item() == 1000, "and nothing was harmed")
+
+
+@check
+def cupy_lives_in_our_memory():
+    import cupy
+
+    device_memory.enable_cupy()
+    x = cupy.arange(1 << 20, dtype=cupy.float32)
+    expect(device_memory.block_info(x.data.ptr).size == 4 << 20, "the block is ours")
+    expect(float(x.sum()) == float((1 << 20) * ((1 << 20) - 1) / 2) or abs(float(x.mean()) - 524287.5) < 1, "sums")
+    live = device_memory.statistics()["allocated"]
+    y = x * 2
+    expect(device_memory.statistics()["allocated"] > live, "temporaries too")
+    del x, y
+    expect(device_memory.statistics()["allocated"] < live, "and they go back")
+    for _ in range(50):
+        stream = cupy.cuda.Stream(non_blocking=True)
+        with stream:
+            z = cupy.ones(1 << 20, dtype=cupy.float32)
+            z += 1
+        stream.synchronize()
+        expect(float(z[12345]) == 2.0, "streams come and go")
+        del z, stream
+    device_memory.set_limit(256 * MIB)
+    try:
+        cupy.empty(1 << 30, dtype=cupy.uint8)
+    except cupy.cuda.memory.OutOfMemoryError as error:
+        expect("limit is 256.00 MiB" in str(error), str(error))
+    else:
+        raise AssertionError("a gigabyte does not fit 256 MiB")
+    device_memory.set_limit(None)
+    device_memory.disable_cupy()
+    cupy.ones(10)
+
+
+@check
+def torch_and_cupy_share_arrays():
+    import cupy
+
+    device_memory.enable_torch()
+    device_memory.enable_cupy()
+    x = torch.arange(1000, device="cuda", dtype=torch.float32)
+    torch.cuda.synchronize()
+    y = cupy.from_dlpack(x)
+    expect(y.data.ptr == x.data_ptr(), "no copy")
+    y += 1
+    cupy.cuda.runtime.deviceSynchronize()
+    expect(x[10].item() == 11.0, "one memory")
+    z = torch.from_dlpack(cupy.ones(1000, dtype=cupy.float32))
+    expect(z.sum().item() == 1000.0, "and the other way")
+
+
+def run_check(name):
+    CHECKS[name]()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="CHECK")
+    parser.add_argument("--slow", action="store_true")
+    options = parser.parse_args()
+    names = options.names or [name for name in CHECKS if options.slow or name not in SLOW]
+    failures = 0
+    for name in names:
+        began = time.time()
+        answer = runner.in_child(run_check, name)
+        text = answer.get("failed") if answer else None
+        failures += text is not None
+        print(f"{'ok  ' if text is None else 'FAIL'} {name} ({time.time() - began:.1f} s)", flush=True)
+        if text:
+            print("    " + text.strip().replace("\n", "\n    "), flush=True)
+    print(f"{len(names) - failures} of {len(names)} hold")
+    sys.exit(1 if failures else 0)
+
+
+if __name__ == "__main__":
+    # By its own name, so that a process that starts from nothing finds the checks.
+    import checks
+
+    checks.main()

@@ -1,0 +1,189 @@
+"""Runs workloads, each in a process of its own that starts with everything imported.
+
+    python3 runner.py NAME [--allocator native|expandable|ours] [--steps N] [--scale X] [--limit BYTES]
+
+prints one line of JSON. Other scripts call `run` and `run_together`. With START=spawn in the environment processes start
+from nothing instead, which takes longer, and helps where an import touches the GPU.
+"""
+
+import argparse
+import functools
+import gc
+import json
+import os
+import pickle
+import random
+import statistics
+import subprocess
+import sys
+import time
+import traceback
+
+# Before torch is imported. The first makes cuBLAS deterministic; the second lets this process say whether there is a GPU
+# without touching it, so that its children can.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+
+import device_memory
+from workloads import WORKLOADS
+
+ALLOCATORS = ("native", "expandable", "ours")
+
+
+def use(allocator):
+    """Chooses the allocator of this process."""
+    if allocator == "ours":
+        device_memory.enable_torch()
+    elif allocator == "expandable":
+        # The variable for this is read when PyTorch is imported.
+        torch.cuda.memory._set_allocator_settings("expandable_segments:True")
+
+
+def limit_memory(allocator, limit):
+    """Limits the memory that the process holds to the same bytes, whatever the allocator."""
+    if allocator == "ours":
+        device_memory.set_limit(limit)
+    else:
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(limit / total, 0)
+
+
+def measure(name, allocator, steps=None, scale=1.0, limit=None):
+    """Runs a workload in this process; what it did, as plain values."""
+    function, usual_steps, wait_every, deterministic = WORKLOADS[name]
+    steps = steps or usual_steps
+    use(allocator)
+    random.seed(7)
+    torch.manual_seed(7)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    if deterministic:
+        import warnings
+
+        warnings.filterwarnings("ignore", message=".*deterministic.*")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.zeros(1, device="cuda")
+    if limit is not None:
+        limit_memory(allocator, limit)
+    result = {"name": name, "allocator": allocator, "scale": scale, "limit": limit, "out_of_memory": None}
+    outcomes, times = [], []
+    try:
+        step = function(scale)
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for number in range(steps):
+            outcomes.append(step())
+            if (number + 1) % wait_every == 0:
+                torch.cuda.synchronize()
+                now = time.perf_counter()
+                times.append((now - start) / wait_every * 1e3)
+                start = now
+    except torch.OutOfMemoryError as error:
+        result["out_of_memory"] = str(error)
+    torch.cuda.synchronize()
+    stats = torch.cuda.memory_stats()
+    settled = times[len(times) // 4 :]
+    result.update(
+        steps=len(outcomes),
+        losses=[float(outcome).hex() for outcome in outcomes],
+        step_ms=statistics.median(settled) if settled else None,
+        warm_up_ms=sum(times[: len(times) // 4]),
+        peak_live=stats["requested_bytes.all.peak"],
+        peak_allocated=stats["allocated_bytes.all.peak"],
+        peak_reserved=stats["reserved_bytes.all.peak"],
+        retries=stats["num_alloc_retries"],
+    )
+    if allocator == "ours":
+        figures = device_memory.statistics()
+        keys = ("hits", "misses", "moves", "memory_calls", "calls", "rejected_frees", "leaked", "in_use_peak")
+        result["pool"] = {key: figures[key] for key in keys}
+    return result
+
+
+def import_all():
+    """Imports what the workloads need, so that no child has to."""
+    import torch_geometric.nn  # noqa: F401
+    import torchvision  # noqa: F401
+    from transformers import GPT2LMHeadModel, LlamaForCausalLM, MixtralForCausalLM  # noqa: F401
+
+
+def _answer(pipe, function, arguments):
+    """Calls `function` and sends what it returns, or how it failed."""
+    try:
+        answer = function(*arguments)
+    except BaseException:
+        answer = {"failed": traceback.format_exc()}
+    with os.fdopen(pipe, "wb") as pipe:
+        pickle.dump(answer, pipe)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Interpreter and driver are not torn down: nothing of theirs is measured.
+    os._exit(0)
+
+
+def _start(function, arguments):
+    """Calls `function` in a child; the child's number and the end of the pipe that its answer comes from."""
+    read, write = os.pipe()
+    if os.environ.get("START") == "spawn":
+        os.set_inheritable(write, True)
+        code = "import sys, pickle, runner; runner._answer(int(sys.argv[1]), *pickle.load(sys.stdin.buffer))"
+        child = subprocess.Popen([sys.executable, "-c", code, str(write)], stdin=subprocess.PIPE, close_fds=False)
+        pickle.dump((function, arguments), child.stdin)
+        child.stdin.close()
+        os.close(write)
+        return child.pid, read
+    child = os.fork()
+    if child:
+        os.close(write)
+        return child, read
+    os.close(read)
+    _answer(write, function, arguments)
+
+
+def _finish(child, read):
+    with os.fdopen(read, "rb") as pipe:
+        answer = pipe.read()
+    _, status = os.waitpid(child, 0)
+    if not answer:
+        return {"failed": f"the process ended with status {status} and said nothing"}
+    return pickle.loads(answer)
+
+
+def in_child(function, *arguments):
+    """Calls a function in a process of its own; its answer, or {"failed": text}."""
+    gc.collect()
+    return _finish(*_start(function, arguments))
+
+
+def run(name, allocator, **options):
+    """`measure` in a process of its own."""
+    answer = in_child(functools.partial(measure, name, allocator, **options))
+    return {"name": name, "allocator": allocator, **answer}
+
+
+def run_together(count, name, allocator, **options):
+    """`measure` in several processes at the same time."""
+    started = [_start(functools.partial(measure, name, allocator, **options), ()) for _ in range(count)]
+    return [_finish(*child) for child in started]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=sorted(WORKLOADS))
+    parser.add_argument("--allocator", choices=ALLOCATORS, default="ours")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--limit", type=int)
+    options = parser.parse_args()
+    answer = measure(options.name, options.allocator, options.steps, options.scale, options.limit)
+    print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,341 @@
+//! The functions of the C interface. `include/device_memory.h` is made of this file and those beside it.
+//!
+//! A device is named by two numbers: its kind (1 for the host, 2 for CUDA, 3 for page-locked host memory) and its number
+//! among its kind. Streams are named by their handles, 0 for the default stream, and are living streams of the
+//! device. All functions may be called from any thread.
+
+pub mod dlpack;
+#[cfg(feature = "cuda")]
+pub mod torch;
+
+use std::ffi::{c_char, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::failure::{self, Failure, Status};
+use crate::heaps;
+use crate::memory::{self, Claim};
+use crate::report::{self, Statistics};
+
+/// The version of this interface. It changes when a function or a field changes its meaning, not when one is added.
+pub const DEVMEM_ABI_VERSION: u32 = 1;
+
+/// The host's memory.
+pub const DEVMEM_KIND_CPU: i32 = 1;
+/// The memory of CUDA devices.
+pub const DEVMEM_KIND_CUDA: i32 = 2;
+/// Host memory that is page-locked through a CUDA device.
+pub const DEVMEM_KIND_CUDA_PINNED: i32 = 3;
+
+/// Runs `f`, keeps panics on this side and notes failures.
+pub(crate) fn guard<T>(f: impl FnOnce() -> Result<T, Failure>) -> Result<T, Status> {
+    let result = catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
+        let message = panic.downcast_ref::<&str>().map(ToString::to_string);
+        let message = message.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        Err(Failure::Panic { message })
+    });
+    result.map_err(|failure| failure::note(&failure))
+}
+
+fn status(f: impl FnOnce() -> Result<(), Failure>) -> Status {
+    guard(f).err().unwrap_or(Status::Ok)
+}
+
+/// # Safety
+/// `to` is null or valid for a write.
+unsafe fn write<T>(what: &'static str, to: *mut T, value: T) -> Result<(), Failure> {
+    if to.is_null() {
+        return Err(Failure::Null { what });
+    }
+    // SAFETY: the caller's promise.
+    unsafe { to.write(value) };
+    Ok(())
+}
+
+/// Copies as much of a text as fits, ends it with a zero byte, and returns the length of the whole.
+///
+/// # Safety
+/// `to` is null or valid for writes of `capacity` bytes.
+unsafe fn write_text(text: &str, to: *mut c_char, capacity: usize) -> usize {
+    if !to.is_null() && capacity > 0 {
+        let bytes = text.len().min(capacity - 1);
+        // SAFETY: the caller's promise; the text is ours and apart.
+        unsafe {
+            std::ptr::copy_nonoverlapping(text.as_ptr(), to.cast(), bytes);
+            to.add(bytes).write(0);
+        }
+    }
+    text.len()
+}
+
+/// The version of the interface that the library has; compare with `DEVMEM_ABI_VERSION` of the header.
+#[unsafe(no_mangle)]
+pub extern "C" fn devmem_abi_version() -> u32 {
+    DEVMEM_ABI_VERSION
+}
+
+/// What the last call of this thread that failed has to say; empty if none failed. Valid until the next failure in this
+/// thread.
+#[unsafe(no_mangle)]
+pub extern "C" fn devmem_last_error() -> *const c_char {
+    failure::last()
+}
+
+/// The name of a status, in lower case.
+#[unsafe(no_mangle)]
+pub extern "C" fn devmem_status_name(status: i32) -> *const c_char {
+    failure::name(status).as_ptr()
+}
+
+/// Number of devices of a kind. 0, and no failure, where there is no driver or no support for the kind.
+///
+/// # Safety
+/// `count` is valid for a write.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn devmem_device_count(kind: i32, count: *mut u32) -> Status {
+    status(|| {
+        let device = heaps::device(kind, 0)?;
+        let found = if device == alloc_core::Device::CPU { 1 } else { alloc_cuda::device_count().unwrap_or(0) };
+        // SAFETY: the caller's promise.
+        unsafe { write("count", count, found.into()) }
+    })
+}
+
+/// Allocates `size` bytes for the device's default stream, aligned to 512 bytes. Zero bytes get an address of their own.
+///
+/// # Safety
+/// `pointer` is valid for a write.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn devmem_allocate(kind: i32, ordinal: i32, size: u64, pointer: *mut *mut c_void) -> Status {
+    // SAFETY: the caller's promise.
+    unsafe { devmem_allocate_on(kind, ordinal, size, 0, 0, pointer) }
+}
+
+/// Allocates `size` bytes that work submitted to `stream` from now on may use. `align` is a power of two, or 0; blocks
+/// are aligned to 512 bytes in any case.
+///
+/// # Safety
+/// `pointer` is valid for a write; `stream` is a living stream of the device.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn devmem_allocate_on(
+    kind: i32,
+    ordinal: i32,
+    size: u64,
+    align: u64,
+    stream: u64,
+    pointer: *mut *mut c_void,
+) -> Status {
+    status(|| {
+        let device = heaps::device(kind, ordinal)?;
+        // SAFETY: the caller's promise.
+        unsafe { write("pointer", pointer, std::ptr::null_mut()) }?;
+        let heap = heaps::heap(device)?;
+        let address = memory::allocate(heap, size, align, memory::stream(device, stream)?)?;
+        // SAFETY: as above.
+        unsafe { write("pointer", pointer, std::ptr::with_exposed_provenance_mut(address as usize)) }
+    })
+}
+
+/// Frees a block, in constant time, by its pointer alone. Its last use was on the stream that it was allocated for, or on
+/// those recorded. A null pointer is fine.
+///
+/// # Safety
+/// No use of the block follows. Pointers that are no block's are refused.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn devmem_free(pointer: *mut c_void) -> Status {
+    // SAFETY: the caller's promise.
+    unsafe { free(pointer, || Ok(Claim::default())) }
+}
+
+/// Frees a block whose last use was on `stream`: later work there may have the memory at once.
+///
+/// # Safety
+/// As `devmem_free`; `stream` is a living stream of the block's device.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn devmem_free_on(pointer: *mut c_void, stream: u64) -> Status {
+    // SAFETY: the caller's promise.
+    unsafe { free(pointer, || Ok(Claim { stream: Some(stream), ..Claim::default() })) }
+}
+
+/// Frees a block whose device and size the caller knows; refuses it if they are others.
+///
+/// # Safety
+/// As `devmem_free_on`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn devmem_free_checked(
+    pointer: *mut c_void,
+    kind: i32,
+    ordinal: i32,
+    size: u64,
+    stream: u64,
+) -> Status {
+    let claim = || {
+        let device = heaps::device(kind, ordinal)?;
+        Ok(Claim { device: Some(device), size: Some(size), stream: Some(stream) })
+    };
+    // SAFETY: the caller's promise.
+    unsafe { free(pointer, claim) }
+}
+
+/// # Safety
+/// As `devmem_free`.
+pub(crate) unsafe fn free(pointer: *mut c_void, claim: impl FnOnce() -> Result<Claim, Failure>) -> Status {
+    if pointer.is_null() {
+        return Status::Ok;
+    }
+    status(|| {
+        let claim = claim()?;
+        // SAFETY: the caller's promise.
+        unsafe { memory::free(pointer.expose_provenance() as u64, claim) }
+    })
+}
+
+/// Notes that work on `stream` uses the block, so that its memory is not reused before that work is done: the caller
+/// has made `stream` wait for the block's own stream, and frees the block after it submitted the work.
+///
+/// # Safety
+/// `stream` is a living stream of the block's device.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn devmem_record_stream(pointer: *mut c_void, stream: u64) -> Status {
+    status(|| memory::record(pointer.expose_provenance() as u64, stream))
+}
+
+/// What is known of the block that starts at a pointer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct BlockInfo {
+    /// The kind of the device.
+    pub kind: i32,
+    /// Its number.
+    pub ordinal: i32,
+    /// How many bytes were asked for.
+    pub size: u64,
+    /// The stream that it was allocated for.
+    pub stream: u64,
+}
+
+/// Finds out about a block.
+///
+/// # Safety
+/// `info` is valid for a write.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn devmem_block_info(pointer: *const c_void, info: *mut BlockInfo) -> Status {
+    status(|| {
+        let address = pointer.expose_provenance() as u64;
+        let entry = memory::find(address)?;
+        let device = memory::device_of(entry.owner).ok_or(Failure::UnknownPointer { address })?;
+        let (kind, ordinal) = (heaps::kind_number(device), device.ordinal().into());
+        let found = BlockInfo { kind, ordinal, size: entry.block.size(), stream: entry.stream.handle() };
+        // SAFETY: the caller's promise.
+        unsafe { write("info", info, found) }
+    })
+}
+
+/// Gives physical memory back to the device until at most `keep` bytes are held, as far as blocks in use allow. Writes
+/// the bytes given back to `given` unless it is null. May wait for work that still uses freed memory.
+///
+/// # Safety
+/// `given` is null or valid for a write.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn devmem_trim(kind: i32, ordinal: i32, keep: u64, given: *mut u64) -> Status {
+    status(|| {
+        let heap = heaps::heap(heaps::device(kind, ordinal)?)?;
+        #[cfg(feature = "cuda")]
+        crate::torch::sweep();
+        let bytes = heap.allocator().trim(keep);
+        // SAFETY: the caller's promise.
+        if given.is_null() { Ok(()) } else { unsafe { write("given", given, bytes) } }
+    })
+}
+
+/// Sets the most physical memory to hold, in bytes; 0 for no limit. What is held beyond it is given back as far as it is
+/// free.
+#[unsafe(no_mangle)]
+pub extern "C" fn devmem_set_limit(kind: i32, ordinal: i32, bytes: u64) -> Status {
+    status(|| {
+        let heap = heaps::heap(heaps::device(kind, ordinal)?)?;
+        let limit = Some(bytes).filter(|bytes| *bytes > 0);
+        heap.set_limit(limit)?;
+        if limit.is_some_and(|limit| heap.allocator().statistics().reserved.current > limit) {
+            heap.allocator().trim(bytes);
+        }
+        Ok(())
+    })
+}
+
+/// The most physical memory to hold, in bytes; 0 for no limit.
+///
+/// # Safety
+/// `bytes` is valid for a write.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn devmem_limit(kind: i32, ordinal: i32, bytes: *mut u64) -> Status {
+    status(|| {
+        let limit = heaps::heap(heaps::device(kind, ordinal)?)?.limit();
+        // SAFETY: the caller's promise.
+        unsafe { write("bytes", bytes, limit.unwrap_or(0)) }
+    })
+}
+
+/// Counts the peaks of the statistics from what there is now.
+#[unsafe(no_mangle)]
+pub extern "C" fn devmem_reset_peaks(kind: i32, ordinal: i32) -> Status {
+    status(|| heaps::heap(heaps::device(kind, ordinal)?)?.reset_peaks())
+}
+
+/// Says that a stream is about to be destroyed: no later call names it.
+///
+/// # Safety
+/// The stream is still a living one of the device.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn devmem_retire_stream(kind: i32, ordinal: i32, stream: u64) -> Status {
+    status(|| memory::retire(heaps::device(kind, ordinal)?, stream))
+}
+
+/// Writes the device's figures: the first `size` bytes of them, so that a caller who knows fewer fields gets those.
+///
+/// # Safety
+/// `statistics` is valid for writes of `size` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn devmem_statistics(
+    kind: i32,
+    ordinal: i32,
+    statistics: *mut Statistics,
+    size: usize,
+) -> Status {
+    status(|| {
+        if statistics.is_null() {
+            return Err(Failure::Null { what: "statistics" });
+        }
+        let figures = Statistics::of(heaps::heap(heaps::device(kind, ordinal)?)?);
+        let known = bytemuck::bytes_of(&figures);
+        let bytes = known.len().min(size);
+        // SAFETY: the caller's promise; what this version does not know is zero.
+        unsafe {
+            std::ptr::write_bytes(statistics.cast::<u8>(), 0, size);
+            std::ptr::copy_nonoverlapping(known.as_ptr(), statistics.cast(), bytes);
+        }
+        Ok(())
+    })
+}
+
+/// Writes the device's figures as JSON, ended by a zero byte and cut off where `capacity` ends. Returns the length of the
+/// whole without the zero byte; 0 for a failure.
+///
+/// # Safety
+/// `text` is null or valid for writes of `capacity` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn devmem_statistics_json(kind: i32, ordinal: i32, text: *mut c_char, capacity: usize) -> usize {
+    let found = guard(|| Ok(report::statistics_json(heaps::heap(heaps::device(kind, ordinal)?)?)));
+    // SAFETY: the caller's promise.
+    found.map_or(0, |found| unsafe { write_text(&found, text, capacity) })
+}
+
+/// Writes all living blocks of the device, and its figures, as JSON: as `devmem_statistics_json` does.
+///
+/// # Safety
+/// `text` is null or valid for writes of `capacity` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn devmem_snapshot_json(kind: i32, ordinal: i32, text: *mut c_char, capacity: usize) -> usize {
+    let found = guard(|| Ok(report::snapshot_json(heaps::heap(heaps::device(kind, ordinal)?)?)));
+    // SAFETY: the caller's promise.
+    found.map_or(0, |found| unsafe { write_text(&found, text, capacity) })
+}

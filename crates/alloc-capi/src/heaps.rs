@@ -1,0 +1,237 @@
+//! The allocator of each device, made on first use, with what the C interface asks of it beyond the contract.
+
+use std::fmt::Debug;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use alloc_core::{AllocError, Device, DeviceAllocator, DeviceKind, DeviceMemory, MemoryProvider, registry};
+use alloc_cpu::HostOptions;
+use alloc_cuda::{DeviceOptions, DeviceProvider, PinnedMethod, PinnedProvider};
+use alloc_pool::{Pool, PoolConfig, PoolError};
+
+use crate::failure::Failure;
+use crate::index::Owner;
+
+/// The kinds of devices, in the order of the numbers that C has for them, from 1 on.
+const KINDS: [DeviceKind; 3] = [DeviceKind::CPU, DeviceKind::CUDA, DeviceKind::CUDA_PINNED];
+const ORDINALS: usize = 32;
+/// Owners below this are the heaps of devices.
+pub(crate) const HEAPS: Owner = (KINDS.len() * ORDINALS) as Owner;
+
+/// A device's allocator.
+pub(crate) trait Allocator: Debug + Send + Sync {
+    fn allocator(&self) -> &'static dyn DeviceAllocator;
+    fn limit(&self) -> Option<u64>;
+    /// `false` if the allocator has none that can be set.
+    fn set_limit(&self, limit: Option<u64>) -> bool;
+    fn reset_peaks(&self) -> bool;
+    fn memory(&self) -> Option<DeviceMemory>;
+}
+
+impl<P: MemoryProvider> Allocator for &'static Pool<P> {
+    fn allocator(&self) -> &'static dyn DeviceAllocator {
+        *self
+    }
+    fn limit(&self) -> Option<u64> {
+        Pool::limit(self)
+    }
+    fn set_limit(&self, limit: Option<u64>) -> bool {
+        Pool::set_limit(self, limit);
+        true
+    }
+    fn reset_peaks(&self) -> bool {
+        Pool::reset_peaks(self);
+        true
+    }
+    fn memory(&self) -> Option<DeviceMemory> {
+        self.provider().memory().ok()
+    }
+}
+
+/// An allocator that the program installed before the first call.
+#[derive(Debug)]
+struct Installed(&'static dyn DeviceAllocator);
+
+impl Allocator for Installed {
+    fn allocator(&self) -> &'static dyn DeviceAllocator {
+        self.0
+    }
+    fn limit(&self) -> Option<u64> {
+        None
+    }
+    fn set_limit(&self, _limit: Option<u64>) -> bool {
+        false
+    }
+    fn reset_peaks(&self) -> bool {
+        false
+    }
+    fn memory(&self) -> Option<DeviceMemory> {
+        None
+    }
+}
+
+/// What callers hold, counted exactly.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Live {
+    current: AtomicU64,
+    peak: AtomicU64,
+    blocks: AtomicU64,
+    /// Number of requests that failed for want of memory.
+    failures: AtomicU64,
+}
+
+impl Live {
+    pub(crate) fn add(&self, bytes: u64) {
+        self.blocks.fetch_add(1, Ordering::Relaxed);
+        let now = self.current.fetch_add(bytes, Ordering::Relaxed).wrapping_add(bytes);
+        if now > self.peak.load(Ordering::Relaxed) {
+            self.peak.fetch_max(now, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn sub(&self, bytes: u64) {
+        self.blocks.fetch_sub(1, Ordering::Relaxed);
+        self.current.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn fail(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn blocks(&self) -> u64 {
+        self.blocks.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn current(&self) -> u64 {
+        self.current.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn peak(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn reset_peak(&self) {
+        self.peak.store(self.current(), Ordering::Relaxed);
+    }
+}
+
+/// A device's memory.
+#[derive(Debug)]
+pub(crate) struct Heap {
+    pub(crate) device: Device,
+    pub(crate) owner: Owner,
+    pub(crate) live: Live,
+    allocator: Box<dyn Allocator>,
+}
+
+impl Heap {
+    #[inline]
+    pub(crate) fn allocator(&self) -> &'static dyn DeviceAllocator {
+        self.allocator.allocator()
+    }
+
+    pub(crate) fn limit(&self) -> Option<u64> {
+        self.allocator.limit()
+    }
+
+    pub(crate) fn set_limit(&self, limit: Option<u64>) -> Result<(), Failure> {
+        let foreign = Failure::Foreign { what: "the limit", device: self.device };
+        self.allocator.set_limit(limit).then_some(()).ok_or(foreign)
+    }
+
+    pub(crate) fn reset_peaks(&self) -> Result<(), Failure> {
+        self.live.reset_peak();
+        let foreign = Failure::Foreign { what: "the peaks", device: self.device };
+        self.allocator.reset_peaks().then_some(()).ok_or(foreign)
+    }
+
+    pub(crate) fn memory(&self) -> Option<DeviceMemory> {
+        self.allocator.memory()
+    }
+}
+
+static TABLE: [OnceLock<Heap>; HEAPS as usize] = [const { OnceLock::new() }; HEAPS as usize];
+
+/// The device that C names by two numbers.
+pub(crate) fn device(kind: i32, ordinal: i32) -> Result<Device, Failure> {
+    let bad_kind = Failure::InvalidArgument { what: "kind of device", value: kind.into() };
+    let named = usize::try_from(kind).ok().and_then(|kind| KINDS.get(kind.checked_sub(1)?));
+    let named = named.ok_or(bad_kind)?;
+    let bad_ordinal = Failure::InvalidArgument { what: "device number", value: ordinal.into() };
+    let most = if *named == DeviceKind::CPU { 1 } else { ORDINALS };
+    let ordinal = usize::try_from(ordinal).ok().filter(|ordinal| *ordinal < most).ok_or(bad_ordinal)?;
+    Ok(Device::new(*named, ordinal as u16))
+}
+
+/// The number by which C knows the kind of a device.
+pub(crate) fn kind_number(device: Device) -> i32 {
+    KINDS.iter().position(|kind| *kind == device.kind()).map_or(0, |place| place as i32 + 1)
+}
+
+fn place(device: Device) -> usize {
+    (kind_number(device).max(1) as usize - 1) * ORDINALS + usize::from(device.ordinal()) % ORDINALS
+}
+
+/// The heap that has this number, if it was made.
+pub(crate) fn by_owner(owner: Owner) -> Option<&'static Heap> {
+    TABLE.get(usize::from(owner))?.get()
+}
+
+/// All heaps that were made.
+pub(crate) fn all() -> impl Iterator<Item = &'static Heap> {
+    TABLE.iter().filter_map(OnceLock::get)
+}
+
+/// The heap of a device.
+#[inline]
+pub(crate) fn heap(device: Device) -> Result<&'static Heap, Failure> {
+    match TABLE[place(device)].get() {
+        Some(heap) => Ok(heap),
+        None => make(device),
+    }
+}
+
+#[cold]
+fn make(device: Device) -> Result<&'static Heap, Failure> {
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+    let place = place(device);
+    if let Some(heap) = TABLE[place].get() {
+        return Ok(heap);
+    }
+    let mut made: Option<Box<dyn Allocator>> = None;
+    let registered = registry::get_or_try_init(device, || new_pool(device, &mut made)).map_err(AllocError::from)?;
+    let allocator = made.unwrap_or_else(|| Box::new(Installed(registered)));
+    Ok(TABLE[place].get_or_init(|| Heap { device, owner: place as Owner, live: Live::default(), allocator }))
+}
+
+/// A pool that lives as long as the process, for the registry and, with all that it can do, for us.
+fn new_pool(device: Device, made: &mut Option<Box<dyn Allocator>>) -> Result<Box<dyn DeviceAllocator>, AllocError> {
+    let config = PoolConfig::from_env().map_err(PoolError::from)?;
+    match device.kind() {
+        DeviceKind::CPU => {
+            let options = HostOptions::from_env().map_err(PoolError::from)?;
+            let pool = alloc_cpu::pool().options(options).config(config).build()?;
+            Ok(keep(pool, made))
+        }
+        DeviceKind::CUDA => {
+            let provider = DeviceProvider::new(device.ordinal(), &DeviceOptions::default())?;
+            Ok(keep(Pool::new(provider, config)?, made))
+        }
+        _ => {
+            let provider = PinnedProvider::new(device.ordinal(), PinnedMethod::default())?;
+            Ok(keep(Pool::new(provider, config)?, made))
+        }
+    }
+}
+
+fn keep<P: MemoryProvider>(pool: Pool<P>, made: &mut Option<Box<dyn Allocator>>) -> Box<dyn DeviceAllocator> {
+    let pool: &'static Pool<P> = Box::leak(Box::new(pool));
+    *made = Some(Box::new(pool));
+    Box::new(pool)
+}

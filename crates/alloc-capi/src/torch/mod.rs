@@ -1,0 +1,234 @@
+//! What PyTorch needs beyond allocate and free: private pools for graphs and `MemPool`s, and who allocates from which.
+
+pub(crate) mod filter;
+pub(crate) mod throw;
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use alloc_core::{AllocatorHandle, Device, DeviceAllocator, Stream, StreamSet};
+use alloc_cuda::PrivatePool;
+
+use crate::failure::Failure;
+use crate::heaps::{self, HEAPS};
+use crate::index::{Entry, Owner};
+use crate::memory;
+use filter::Filter;
+
+/// PyTorch's name of a pool of memory: two numbers.
+pub(crate) type PoolId = (u64, u64);
+
+/// A private pool, as long as it has holders or living blocks.
+#[derive(Debug)]
+struct Private {
+    id: PoolId,
+    ordinal: u16,
+    pool: Arc<PrivatePool>,
+    living: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    private: Arc<Private>,
+    /// Graphs and pool objects that may still use the memory.
+    holders: u32,
+}
+
+/// Allocations that are to be served from a private pool at present.
+#[derive(Debug)]
+struct Route {
+    id: PoolId,
+    ordinal: u16,
+    filter: Arc<Filter>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// By number of the owner, less [`HEAPS`].
+    slots: Vec<Option<Slot>>,
+    routes: Vec<Route>,
+}
+
+static STATE: Mutex<State> = Mutex::new(State { slots: Vec::new(), routes: Vec::new() });
+/// How many routes there are: none, nearly always.
+static ROUTES: AtomicUsize = AtomicUsize::new(0);
+
+fn lock() -> MutexGuard<'static, State> {
+    STATE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl State {
+    fn find(&self, ordinal: u16, id: PoolId) -> Option<usize> {
+        let is_it = |slot: &Option<Slot>| {
+            slot.as_ref().is_some_and(|slot| slot.private.id == id && slot.private.ordinal == ordinal)
+        };
+        self.slots.iter().position(is_it)
+    }
+
+    fn by_owner(&self, owner: Owner) -> Option<&Slot> {
+        self.slots.get(usize::from(owner.checked_sub(HEAPS)?))?.as_ref()
+    }
+
+    /// The pool of that name, made if need be, with one more holder.
+    fn retain(&mut self, ordinal: u16, id: PoolId) -> Result<(), Failure> {
+        if let Some(slot) = self.find(ordinal, id).and_then(|place| self.slots[place].as_mut()) {
+            slot.holders += 1;
+            return Ok(());
+        }
+        let source = AllocatorHandle::Global(heaps::heap(Device::cuda(ordinal))?.allocator());
+        let pool = Arc::new(PrivatePool::new(ordinal, source)?);
+        alloc_cuda::tell_of_retired_streams(&pool);
+        let private = Arc::new(Private { id, ordinal, pool, living: AtomicU64::new(0) });
+        let slot = Some(Slot { private, holders: 1 });
+        match self.slots.iter().position(Option::is_none) {
+            Some(place) => self.slots[place] = slot,
+            None if self.slots.len() < usize::from(Owner::MAX - HEAPS) => self.slots.push(slot),
+            None => return Err(Failure::InvalidArgument { what: "number of private pools", value: id.1 as i64 }),
+        }
+        Ok(())
+    }
+
+    /// Takes out the pools that nobody can use any more, unless work is being captured, as they wait for the device.
+    fn take_idle(&mut self) -> Vec<Slot> {
+        if !self.routes.is_empty() {
+            return Vec::new();
+        }
+        let is_idle = |slot: &Slot| slot.holders == 0 && slot.private.living.load(Ordering::Acquire) == 0;
+        self.slots.iter_mut().filter_map(|slot| slot.take_if(|slot| is_idle(slot))).collect()
+    }
+}
+
+/// Gives back the memory of pools that nobody can use any more.
+pub(crate) fn sweep() {
+    let idle = lock().take_idle();
+    drop(idle);
+}
+
+/// Serves the allocations that `filter` names from a private pool, from now on.
+pub(crate) fn begin(ordinal: u16, id: PoolId, filter: Filter) -> Result<(), Failure> {
+    let mut state = lock();
+    state.retain(ordinal, id)?;
+    state.routes.push(Route { id, ordinal, filter: Arc::new(filter) });
+    ROUTES.store(state.routes.len(), Ordering::Release);
+    Ok(())
+}
+
+/// Ends what [`begin`] began last for this pool. The pool stays.
+pub(crate) fn end(ordinal: u16, id: PoolId) -> Result<(), Failure> {
+    let route = {
+        let mut state = lock();
+        let route = state.routes.iter().rposition(|route| route.id == id && route.ordinal == ordinal);
+        let route = route.map(|route| state.routes.remove(route));
+        ROUTES.store(state.routes.len(), Ordering::Release);
+        route
+    };
+    sweep();
+    route.map(drop).ok_or(Failure::InvalidArgument { what: "pool that nothing is allocated to", value: id.1 as i64 })
+}
+
+/// One more holder of a pool, which is made if need be.
+pub(crate) fn retain(ordinal: u16, id: PoolId) -> Result<(), Failure> {
+    lock().retain(ordinal, id)
+}
+
+/// One holder less: the memory goes back once there is none, and all blocks are freed.
+pub(crate) fn release_pool(ordinal: u16, id: PoolId) -> Result<(), Failure> {
+    {
+        let mut state = lock();
+        let slot = state.find(ordinal, id).and_then(|place| state.slots[place].as_mut());
+        let slot = slot.filter(|slot| slot.holders > 0);
+        let unknown = Failure::InvalidArgument { what: "pool that nobody holds", value: id.1 as i64 };
+        slot.ok_or(unknown)?.holders -= 1;
+    }
+    sweep();
+    Ok(())
+}
+
+/// How many hold the pool.
+pub(crate) fn holders(ordinal: u16, id: PoolId) -> u32 {
+    let state = lock();
+    state.find(ordinal, id).and_then(|place| state.slots[place].as_ref()).map_or(0, |slot| slot.holders)
+}
+
+/// The pool that an allocation of the calling thread on `stream` is to come from, if it is a private one.
+fn routed(ordinal: u16, stream: u64) -> Option<(Owner, Arc<Private>)> {
+    if ROUTES.load(Ordering::Acquire) == 0 {
+        return None;
+    }
+    let candidates: Vec<(PoolId, Arc<Filter>)> = {
+        let state = lock();
+        let here = state.routes.iter().filter(|route| route.ordinal == ordinal);
+        here.map(|route| (route.id, Arc::clone(&route.filter))).collect()
+    };
+    // Filters ask the driver about streams, so they are called without the lock.
+    let (id, _) = candidates.into_iter().find(|(_, filter)| filter.accepts(ordinal, stream))?;
+    let state = lock();
+    let place = state.find(ordinal, id)?;
+    let private = Arc::clone(&state.slots[place].as_ref()?.private);
+    // Counted under the lock, so that the pool is not taken for idle.
+    private.living.fetch_add(1, Ordering::AcqRel);
+    Some((HEAPS + place as Owner, private))
+}
+
+/// A block for PyTorch.
+pub(crate) fn allocate(ordinal: u16, size: u64, handle: u64) -> Result<u64, Failure> {
+    let device = Device::cuda(ordinal);
+    let heap = heaps::heap(device)?;
+    let stream = memory::stream(device, handle)?;
+    let Some((owner, private)) = routed(ordinal, handle) else {
+        return memory::allocate(heap, size, memory::ALIGN, stream);
+    };
+    let address = memory::allocate_from(heap, (owner, &*private.pool), size, stream);
+    if address.is_err() {
+        private.living.fetch_sub(1, Ordering::AcqRel);
+    }
+    address
+}
+
+/// Gives a block back to its private pool.
+///
+/// # Safety
+/// As [`DeviceAllocator::release`]; the block was taken out of the index.
+pub(crate) unsafe fn release(entry: Entry, stream: Stream, uses: &StreamSet) -> Result<(), Failure> {
+    let address = entry.block.address().get();
+    let private = lock().by_owner(entry.owner).map(|slot| Arc::clone(&slot.private));
+    let private = private.ok_or(Failure::UnknownPointer { address })?;
+    heaps::heap(Device::cuda(private.ordinal))?.live.sub(entry.block.size());
+    // SAFETY: the caller's promise.
+    let released = unsafe { private.pool.release(entry.block, stream, uses) };
+    let last = private.living.fetch_sub(1, Ordering::AcqRel) == 1;
+    drop(private);
+    if last {
+        sweep();
+    }
+    Ok(released?)
+}
+
+/// The device of a private pool.
+pub(crate) fn device_of(owner: Owner) -> Option<Device> {
+    lock().by_owner(owner).map(|slot| Device::cuda(slot.private.ordinal))
+}
+
+/// Tells the private pools that a stream is about to be destroyed.
+pub(crate) fn retire(stream: Stream) {
+    let pools: Vec<_> = lock().slots.iter().flatten().map(|slot| Arc::clone(&slot.private)).collect();
+    for private in pools {
+        private.pool.retire_stream(stream);
+    }
+}
+
+/// Limits the device's pool to a fraction of the device's memory.
+pub(crate) fn set_fraction(ordinal: u16, fraction: f64) -> Result<(), Failure> {
+    let heap = heaps::heap(Device::cuda(ordinal))?;
+    let foreign = Failure::Foreign { what: "the limit", device: heap.device };
+    let total = heap.memory().ok_or(foreign)?.total;
+    heap.set_limit(Some((total as f64 * fraction.max(0.0)) as u64))
+}
+
+/// Gives back all memory that is free on any CUDA device.
+pub(crate) fn empty_cache() {
+    sweep();
+    for heap in heaps::all().filter(|heap| heap.device.kind() == alloc_core::DeviceKind::CUDA) {
+        heap.allocator().trim(0);
+    }
+}

@@ -1,0 +1,324 @@
+//! What PyTorch's allocator calls, on a driver that keeps books.
+
+use std::ffi::{CStr, c_void};
+use std::ops::Deref;
+use std::ptr::null_mut;
+
+use alloc_core::{Device, DeviceAllocator, Stream, registry};
+use alloc_cuda::CudaStream;
+use device_memory::Status;
+use device_memory::ffi::torch::*;
+use device_memory::ffi::*;
+
+use crate::harness::{Fake, fake};
+
+const CUDA: i32 = DEVMEM_KIND_CUDA;
+const MIB: isize = 1 << 20;
+const POOL: TorchPoolId = TorchPoolId { first: 7, second: 0 };
+
+/// A stream that the library knows by its handle, and is told of when it goes.
+struct NamedStream(CudaStream);
+
+impl NamedStream {
+    fn new() -> Self {
+        Self(CudaStream::new(0).unwrap())
+    }
+}
+
+impl Deref for NamedStream {
+    type Target = CudaStream;
+
+    fn deref(&self) -> &CudaStream {
+        &self.0
+    }
+}
+
+impl Drop for NamedStream {
+    fn drop(&mut self) {
+        // SAFETY: the stream still lives.
+        assert_eq!(unsafe { devmem_retire_stream(CUDA, 0, self.handle()) }, Status::Ok);
+    }
+}
+
+fn handle(stream: Stream) -> *mut c_void {
+    std::ptr::without_provenance_mut(stream.handle() as usize)
+}
+
+fn take(size: isize, stream: Stream) -> *mut c_void {
+    // SAFETY: the stream lives.
+    unsafe { devmem_torch_alloc(size, 0, handle(stream)) }
+}
+
+fn give(pointer: *mut c_void, size: isize, stream: Stream) {
+    // SAFETY: nothing uses the block.
+    unsafe { devmem_torch_free(pointer, size, 0, handle(stream)) };
+}
+
+fn pool() -> &'static dyn DeviceAllocator {
+    registry::get(Device::cuda(0)).unwrap()
+}
+
+fn last_error() -> String {
+    // SAFETY: the text is valid until the next failure of this thread.
+    unsafe { CStr::from_ptr(devmem_last_error()) }.to_str().unwrap().to_owned()
+}
+
+/// The fake driver, and an empty pool.
+fn start() -> Option<Fake> {
+    let fake = fake()?;
+    devmem_torch_init(1);
+    let warm = take(1, Stream::DEFAULT);
+    give(warm, 1, Stream::DEFAULT);
+    devmem_torch_reset();
+    assert_eq!(pool().statistics().in_use.current, 0, "an earlier test left blocks");
+    Some(fake)
+}
+
+#[test]
+fn tensors_come_and_go() {
+    let Some(_fake) = start() else { return };
+    let stream = NamedStream::new();
+    let blocks: Vec<_> = [1, 512, 100_000, 30 * MIB].map(|size| (take(size, stream.stream()), size)).into();
+    assert!(blocks.iter().all(|(block, _)| !block.is_null() && block.addr().is_multiple_of(512)));
+    for (block, size) in blocks {
+        let mut bytes = 0;
+        // SAFETY: the size is a local.
+        assert_eq!(unsafe { devmem_torch_base_alloc(block, &mut bytes) }, block);
+        assert_eq!(bytes as isize, size);
+        give(block, size, stream.stream());
+    }
+    assert_eq!(take(0, stream.stream()), null_mut(), "no bytes have no address, as in PyTorch");
+    assert!(pool().statistics().reserved.current >= 30 << 20);
+    devmem_torch_reset();
+    assert_eq!(pool().statistics().reserved.current, 0);
+}
+
+#[test]
+fn what_fails_is_said_and_nothing_breaks() {
+    let Some(_fake) = start() else { return };
+    assert_eq!(devmem_torch_exceptions(), 0, "there is no PyTorch here to throw with");
+    assert_eq!(devmem_set_limit(CUDA, 0, 64 << 20), Status::Ok);
+    assert_eq!(take(128 * MIB, Stream::DEFAULT), null_mut());
+    let text = last_error();
+    assert!(text.starts_with("CUDA out of memory. Tried to allocate 128.00 MiB"), "{text}");
+    let block = take(16 * MIB, Stream::DEFAULT);
+    assert!(!block.is_null(), "the program goes on");
+    give(block, 17 * MIB, Stream::DEFAULT);
+    assert!(last_error().contains("has 16777216 bytes"), "{}", last_error());
+    give(block, 16 * MIB, Stream::DEFAULT);
+    give(block, 16 * MIB, Stream::DEFAULT);
+    assert!(last_error().contains("freed before"), "{}", last_error());
+    assert_eq!(devmem_set_limit(CUDA, 0, 0), Status::Ok);
+    assert_eq!(take(-1, Stream::DEFAULT), null_mut());
+    // SAFETY: the stream is the default one.
+    assert_eq!(unsafe { devmem_torch_alloc(1, 99, null_mut()) }, null_mut());
+}
+
+#[test]
+fn a_fraction_is_a_limit() {
+    let Some(_fake) = start() else { return };
+    // SAFETY: there is nothing to pass through.
+    unsafe { devmem_torch_memory_fraction(0.25, 0) };
+    let mut limit = 0;
+    // SAFETY: the number is a local.
+    assert_eq!(unsafe { devmem_limit(CUDA, 0, &mut limit) }, Status::Ok);
+    assert_eq!(limit, alloc_cuda::device_info(0).unwrap().total_memory / 4);
+    assert_eq!(devmem_set_limit(CUDA, 0, 0), Status::Ok);
+}
+
+#[test]
+fn a_recorded_stream_is_waited_for() {
+    let Some(fake) = start() else { return };
+    let [main, side] = [(); 2].map(|()| NamedStream::new());
+    let block = take(8 * MIB, main.stream());
+    side.wait_for(&main).unwrap();
+    fake.hold(side.stream());
+    // SAFETY: the block lives; the fill is work that uses it.
+    unsafe {
+        use alloc_core::{Address, Place, Transfer};
+        let place = Place { device: Device::cuda(0), address: Address::new(block.addr() as u64) };
+        alloc_cuda::CudaTransfer::of(0).unwrap().fill(place, 8 << 20, 1, side.stream()).unwrap();
+        devmem_torch_record_stream(block, handle(side.stream()));
+    }
+    give(block, 8 * MIB, main.stream());
+    let others: Vec<_> = (0..3).map(|_| take(8 * MIB, main.stream())).collect();
+    assert!(!others.contains(&block), "work on another stream still uses the memory");
+    assert_eq!(pool().statistics().parked.current, 8 << 20);
+    fake.resume(side.stream());
+    side.synchronize().unwrap();
+    others.into_iter().for_each(|other| give(other, 8 * MIB, main.stream()));
+    devmem_torch_reset();
+    assert_eq!(pool().statistics().reserved.current, 0);
+}
+
+/// Routes this thread's allocations to the pool.
+fn begin() {
+    // SAFETY: without a filter the thread decides.
+    unsafe { devmem_torch_begin_allocate_to_pool(0, POOL, null_mut()) };
+}
+
+fn end() {
+    // SAFETY: nothing is passed through.
+    unsafe { devmem_torch_end_allocate_to_pool(0, POOL) };
+}
+
+#[test]
+fn what_a_capture_used_stays_until_the_pool_is_released() {
+    let Some(fake) = start() else { return };
+    let stream = NamedStream::new();
+    let before = take(MIB, stream.stream());
+    begin();
+    let (graph, addresses) = stream
+        .capture(|_| -> Result<_, std::convert::Infallible> {
+            let mut addresses = Vec::new();
+            let output = take(4 * MIB, stream.stream());
+            for _ in 0..10 {
+                let block = take(8 * MIB, stream.stream());
+                addresses.push(block);
+                give(block, 8 * MIB, stream.stream());
+            }
+            // What was there before may go while work is captured.
+            give(before, MIB, stream.stream());
+            addresses.push(output);
+            Ok(addresses)
+        })
+        .unwrap();
+    end();
+    let output = addresses[10];
+    assert!(addresses[..10].iter().all(|address| *address == addresses[0]), "a capture reuses its temporaries");
+    let held = pool().statistics().in_use.current;
+    assert!((12 << 20..24 << 20).contains(&held), "{held}");
+    // Nobody else gets the memory, whatever they ask for, and pressure does not reach it.
+    let others: Vec<_> = (0..8).map(|_| take(8 * MIB, stream.stream())).collect();
+    assert!(!others.contains(&addresses[0]));
+    others.into_iter().for_each(|other| give(other, 8 * MIB, stream.stream()));
+    devmem_torch_reset();
+    assert_eq!(pool().statistics().in_use.current, held);
+    graph.launch(&stream).unwrap();
+    drop(graph);
+    // The output outlives its pool.
+    devmem_torch_release_pool(0, POOL);
+    assert_eq!(devmem_torch_pool_users(0, POOL), 0);
+    assert_eq!(pool().statistics().in_use.current, held);
+    give(output, 4 * MIB, stream.stream());
+    assert_eq!(pool().statistics().in_use.current, 0, "with the last block the memory goes back");
+    devmem_torch_reset();
+    assert_eq!(fake.used(0), 0);
+}
+
+#[test]
+fn other_threads_and_streams_are_not_routed() {
+    let Some(_fake) = start() else { return };
+    let stream = NamedStream::new();
+    begin();
+    let ours = take(MIB, stream.stream()).expose_provenance();
+    let [other, captured] = std::thread::scope(|scope| {
+        let in_thread = scope.spawn(|| {
+            let other = take(MIB, stream.stream()).expose_provenance();
+            // A thread that helps with a capture: autograd's, say.
+            let helped = NamedStream::new();
+            let capture = |_: &_| Ok::<_, std::convert::Infallible>(take(MIB, helped.stream()).expose_provenance());
+            let (graph, captured) = helped.capture(capture).unwrap();
+            drop(graph);
+            give(std::ptr::with_exposed_provenance_mut(captured), MIB, helped.stream());
+            [other, captured]
+        });
+        in_thread.join().unwrap()
+    });
+    end();
+    let snapshot = {
+        let mut text = vec![0_u8; 1 << 16];
+        // SAFETY: the buffer has that many bytes.
+        let length = unsafe { devmem_snapshot_json(CUDA, 0, text.as_mut_ptr().cast(), text.len()) };
+        serde_json::from_slice::<serde_json::Value>(&text[..length]).unwrap()
+    };
+    let is_private = |address: usize| {
+        let blocks = snapshot["blocks"].as_array().unwrap();
+        blocks.iter().find(|block| block["address"] == address).map(|block| block["private_pool"] == true)
+    };
+    assert_eq!((is_private(ours), is_private(other), is_private(captured)), (Some(true), Some(false), None));
+    for address in [ours, other] {
+        give(std::ptr::with_exposed_provenance_mut(address), MIB, stream.stream());
+    }
+    devmem_torch_release_pool(0, POOL);
+    assert_eq!(pool().statistics().in_use.current, 0);
+}
+
+#[test]
+fn a_pool_is_shared_and_comes_back() {
+    let Some(_fake) = start() else { return };
+    let stream = NamedStream::new();
+    assert_eq!(devmem_torch_retain_pool(0, POOL), Status::Ok);
+    let mut first = null_mut();
+    for round in 0..3 {
+        begin();
+        assert_eq!(devmem_torch_pool_users(0, POOL), 2);
+        let block = take(2 * MIB, stream.stream());
+        if round == 0 {
+            first = block;
+        }
+        assert_eq!(block, first, "a pool that is held keeps its memory");
+        end();
+        give(block, 2 * MIB, stream.stream());
+        devmem_torch_release_pool(0, POOL);
+    }
+    devmem_torch_release_pool(0, POOL);
+    assert_eq!(pool().statistics().in_use.current, 0);
+    devmem_torch_release_pool(0, POOL);
+    assert!(last_error().contains("nobody holds"), "{}", last_error());
+    end();
+    assert!(last_error().contains("nothing is allocated to"), "{}", last_error());
+}
+
+#[test]
+fn pools_that_end_during_another_capture_wait() {
+    let Some(_fake) = start() else { return };
+    let stream = NamedStream::new();
+    begin();
+    let block = take(MIB, stream.stream());
+    end();
+    give(block, MIB, stream.stream());
+    let held = pool().statistics().in_use.current;
+    let other = TorchPoolId { first: 8, second: 0 };
+    // SAFETY: without a filter the thread decides.
+    unsafe { devmem_torch_begin_allocate_to_pool(0, other, null_mut()) };
+    let capture = |_: &_| {
+        devmem_torch_release_pool(0, POOL);
+        Ok::<_, std::convert::Infallible>(())
+    };
+    let (graph, ()) = stream.capture(capture).unwrap();
+    assert_eq!(pool().statistics().in_use.current, held, "the device can't be waited for in a capture");
+    // SAFETY: nothing is passed through.
+    unsafe { devmem_torch_end_allocate_to_pool(0, other) };
+    assert_eq!(pool().statistics().in_use.current, 0);
+    drop(graph);
+    devmem_torch_release_pool(0, other);
+}
+
+#[test]
+fn running_out_in_a_private_pool_has_the_figures_of_the_device() {
+    let Some(_fake) = start() else { return };
+    assert_eq!(devmem_set_limit(CUDA, 0, 32 << 20), Status::Ok);
+    begin();
+    assert_eq!(take(64 * MIB, Stream::DEFAULT), null_mut());
+    assert!(last_error().contains("64.00 MiB") && last_error().contains("limit is 32.00 MiB"), "{}", last_error());
+    let block = take(8 * MIB, Stream::DEFAULT);
+    assert!(!block.is_null());
+    end();
+    give(block, 8 * MIB, Stream::DEFAULT);
+    devmem_torch_release_pool(0, POOL);
+    assert_eq!(devmem_set_limit(CUDA, 0, 0), Status::Ok);
+    assert_eq!(pool().statistics().in_use.current, 0);
+}
+
+#[test]
+fn devices_that_are_not_there_are_unavailable() {
+    let Some(_fake) = start() else { return };
+    let mut pointer = null_mut();
+    // SAFETY: the pointer is a local.
+    assert_eq!(unsafe { devmem_allocate(CUDA, 30, 1, &mut pointer) }, Status::Unavailable);
+    let mut count = 0;
+    // SAFETY: as above.
+    assert_eq!(unsafe { devmem_device_count(CUDA, &mut count) }, Status::Ok);
+    assert_eq!(count, u32::from(alloc_cuda::device_count().unwrap()));
+}

@@ -1,0 +1,129 @@
+//! A pool of its own for the memory of captured graphs.
+
+use std::mem::ManuallyDrop;
+use std::sync::Arc;
+
+use alloc_core::{
+    AllocError, AllocatorHandle, Block, Device, DeviceAllocator, Layout, ReleaseError, Statistics, Stream, StreamSet,
+    Transfer,
+};
+use alloc_pool::{Pool, PoolConfig};
+
+use crate::driver::Context;
+use crate::provider::{CarvedProvider, Carvings};
+
+/// A pool whose memory stays where it is, and its own, until the pool goes.
+///
+/// A captured graph remembers addresses, so what it uses must not move, and nobody else may have it, as long as the
+/// graph can be launched. A private pool takes segments from another allocator, the process's pool, say, and reuses
+/// within them what is released, in the order of streams, as a capture needs to keep its temporaries small. Nothing
+/// moves, and nothing goes back to the other allocator before the pool is dropped, which waits for the device.
+///
+/// For a graph whose temporaries need no reuse, [`Recorder::allocator`](crate::Recorder::allocator) is simpler.
+///
+/// ```
+/// use alloc_core::{DeviceAllocator, Layout, StreamSet};
+/// use alloc_cuda::{CudaStream, PrivatePool};
+///
+/// if alloc_cuda::is_available() {
+///     let pool = PrivatePool::new(0, alloc_cuda::global(0)?.into())?;
+///     let stream = CudaStream::new(0)?;
+///     let first = pool.allocate(Layout::bytes(1 << 20)?, stream.stream())?;
+///     // SAFETY: nothing uses the block.
+///     unsafe { pool.release(first, stream.stream(), StreamSet::EMPTY) }?;
+///     let second = pool.allocate(Layout::bytes(1 << 20)?, stream.stream())?;
+///     assert_eq!(first.address(), second.address());
+///     // SAFETY: as above.
+///     unsafe { pool.release(second, stream.stream(), StreamSet::EMPTY) }?;
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct PrivatePool {
+    context: &'static Context,
+    carvings: Arc<Carvings>,
+    pool: ManuallyDrop<Pool<CarvedProvider>>,
+}
+
+impl PrivatePool {
+    /// A pool of the device `ordinal` over memory of `source`, which is an allocator of the same device.
+    ///
+    /// # Errors
+    /// [`ProviderErrorKind::Unavailable`](alloc_core::ProviderErrorKind::Unavailable) without CUDA, a driver or such
+    /// a device; else what the driver reports.
+    pub fn new(ordinal: u16, source: AllocatorHandle) -> Result<Self, AllocError> {
+        let context = Context::open(ordinal)?;
+        let carvings = Arc::new(Carvings::default());
+        let provider = CarvedProvider::new(ordinal, source, Arc::clone(&carvings))?;
+        // Segments are never moved, so there is nothing to be gained by holding back.
+        let config = PoolConfig { growth_slack: 0.0, growth_slack_moving: 0.0, arenas: 1, ..PoolConfig::default() };
+        let pool = ManuallyDrop::new(Pool::new(provider, config)?);
+        Ok(Self { context, carvings, pool })
+    }
+
+    /// The error for who asked for `bytes` bytes: with the source's figures, and the device by its own name.
+    fn error(&self, error: AllocError, bytes: u64) -> AllocError {
+        let refusal = self.carvings.take_refusal();
+        let mut error = error;
+        if let (true, Some(refusal)) = (error.is_out_of_memory(), refusal) {
+            error = refusal;
+        }
+        match &mut error {
+            AllocError::TooLarge { device, .. } => *device = self.device(),
+            AllocError::LimitReached { device, requested, .. } => (*device, *requested) = (self.device(), bytes),
+            AllocError::OutOfMemory(figures) => (figures.device, figures.requested) = (self.device(), bytes),
+            AllocError::Provider(error) => error.device = self.device(),
+            _ => {}
+        }
+        error
+    }
+}
+
+// SAFETY: blocks come from the pool within, which keeps the promises.
+unsafe impl DeviceAllocator for PrivatePool {
+    fn device(&self) -> Device {
+        self.context.name()
+    }
+
+    fn allocate(&self, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
+        self.pool.allocate(layout, stream).map_err(|error| self.error(error, layout.size()))
+    }
+
+    unsafe fn release(&self, block: Block, stream: Stream, uses: &StreamSet) -> Result<(), ReleaseError> {
+        // SAFETY: the caller's promise is the one asked for.
+        unsafe { self.pool.release(block, stream, uses) }.map_err(|error| match error {
+            ReleaseError::Foreign { block, .. } => ReleaseError::Foreign { device: self.device(), block },
+            ReleaseError::Stale { block, .. } => ReleaseError::Stale { device: self.device(), block },
+            error => error,
+        })
+    }
+
+    fn statistics(&self) -> Statistics {
+        self.pool.statistics()
+    }
+
+    /// Gives nothing back: graphs may use all of it.
+    fn trim(&self, _keep: u64) -> u64 {
+        0
+    }
+
+    fn transfer(&self) -> &dyn Transfer {
+        self.pool.transfer()
+    }
+
+    fn retire_stream(&self, stream: Stream) {
+        self.pool.retire_stream(stream);
+    }
+}
+
+impl Drop for PrivatePool {
+    /// Waits for all work of the device, then gives the memory back. What can't be waited for is leaked.
+    fn drop(&mut self) {
+        match self.context.synchronize() {
+            Ok(()) => self.carvings.release_on_drop(),
+            Err(error) => tracing::warn!(%error, "a private pool can't wait for the device"),
+        }
+        // SAFETY: the field is not used after this.
+        unsafe { ManuallyDrop::drop(&mut self.pool) };
+    }
+}

@@ -1,0 +1,129 @@
+//! Buffers go out as tensors and come back, and nothing is lost, copied or freed twice on the way.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails panics")]
+
+use std::sync::Arc;
+
+use alloc_core::{Device, DeviceAllocator, SimulatedAllocator, Stream};
+use alloc_cpu::HostPool;
+use buffer::Buffer;
+use buffer_dlpack::{DlpackError, device_of, export, import};
+use dlpark::ffi::{DLDataType, DLManagedTensor, DLManagedTensorVersioned};
+use dlpark::metadata::Dynamic;
+use dlpark::{DlpackFlags, ManagedTensorBase, versioned};
+
+fn pool() -> Arc<HostPool> {
+    Arc::new(alloc_cpu::pool().build().unwrap())
+}
+
+fn in_use(pool: &HostPool) -> u64 {
+    pool.statistics().requested.current
+}
+
+fn there_and_back<M: ManagedTensorBase>() {
+    let pool = pool();
+    let buffer = Buffer::from_slice(Arc::clone(&pool), &[1_i32, 2, 3, 4, 5, 6]).unwrap();
+    let address = buffer.address();
+    let tensor = export::<M>(buffer, &[3, 2], DLDataType::I32, Stream::from_raw(4)).unwrap();
+    assert_eq!(in_use(&pool), 24, "the tensor has the memory");
+    let view = tensor.validate_export().unwrap();
+    assert_eq!(
+        (view.shape(), view.strides(), view.data_ptr().addr()),
+        (&[3, 2][..], Some(&[2, 1][..]), address.get() as usize)
+    );
+    // SAFETY: the memory is a buffer's.
+    assert_eq!(unsafe { view.cpu_slice::<i32>() }.unwrap(), [1, 2, 3, 4, 5, 6]);
+    // SAFETY: nobody else has the tensor.
+    let mut imported = unsafe { import(tensor, Arc::clone(&pool), Stream::DEFAULT) }.unwrap();
+    assert_eq!((imported.shape, imported.buffer.address()), (vec![3, 2], address));
+    assert!(imported.element.is::<i32>());
+    imported.buffer.as_slice_mut::<i32>().unwrap()[5] = 60;
+    assert_eq!(imported.buffer.as_slice::<i32>().unwrap(), [1, 2, 3, 4, 5, 60]);
+    assert_eq!(in_use(&pool), 24);
+    drop(imported.buffer);
+    assert_eq!(in_use(&pool), 0, "and gives it back, once");
+}
+
+#[test]
+fn a_buffer_goes_out_and_comes_back() {
+    there_and_back::<DLManagedTensor>();
+    there_and_back::<DLManagedTensorVersioned>();
+}
+
+#[test]
+fn a_tensor_that_is_dropped_elsewhere_gives_back() {
+    let pool = pool();
+    let buffer = Buffer::zeroed(Arc::clone(&pool), 1 << 20).unwrap();
+    let tensor = export::<DLManagedTensorVersioned>(buffer, &[1 << 18], DLDataType::F32, Stream::DEFAULT).unwrap();
+    let raw = tensor.into_raw().expose_provenance();
+    std::thread::spawn(move || {
+        // SAFETY: the pointer is a tensor that was let out of hand, and is taken back once.
+        drop(unsafe { versioned::Dlpack::from_raw(std::ptr::with_exposed_provenance_mut(raw)) }.unwrap());
+    })
+    .join()
+    .unwrap();
+    assert_eq!(in_use(&pool), 0);
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_refused_with_the_buffer() {
+    let pool = pool();
+    let mut buffer = Buffer::from_slice(Arc::clone(&pool), &[7_u8; 16]).unwrap();
+    for shape in [&[17][..], &[2, 9], &[-1], &[i64::MAX, 2], &[i64::MAX]] {
+        let refused = export::<DLManagedTensor>(buffer, shape, DLDataType::U8, Stream::DEFAULT).err().unwrap();
+        assert!(matches!(refused.error, DlpackError::TooLarge { .. } | DlpackError::Shape { .. }), "{shape:?}");
+        buffer = *refused.buffer;
+    }
+    assert_eq!(buffer.as_bytes().unwrap(), [7; 16], "the buffer is as it was");
+    let fresh = Buffer::new(Arc::clone(&pool), 16).unwrap();
+    let refused = export::<DLManagedTensor>(fresh, &[16], DLDataType::U8, Stream::DEFAULT).err().unwrap();
+    assert!(matches!(refused.error, DlpackError::TooLarge { wanted: 16, initialised: 0 }), "{refused}");
+    for shape in [&[][..], &[0], &[4, 0, 4], &[2, 2, 2, 2]] {
+        let other = Buffer::from_slice(Arc::clone(&pool), &[1_u8; 16]).unwrap();
+        let tensor = export::<DLManagedTensor>(other, shape, DLDataType::U8, Stream::DEFAULT).unwrap();
+        assert_eq!(tensor.validate().unwrap().shape(), shape);
+    }
+    drop((buffer, refused));
+    assert_eq!(in_use(&pool), 0);
+}
+
+/// A tensor of a vector, with strides of its own.
+fn foreign(shape: [i64; 2], strides: [i64; 2], flags: DlpackFlags) -> versioned::Dlpack {
+    let mut values = vec![1.5_f64; 64];
+    let data = values.as_mut_ptr().cast();
+    let mut initialized = Dynamic::new(shape, strides).prepare().unwrap().initialize(Box::new(values));
+    initialized.set_data(data).set_dtype(DLDataType::F64).set_device(device_of(Device::CPU).unwrap());
+    initialized.set_flags(flags).unwrap();
+    // SAFETY: the vector is the context, and holds 64 elements.
+    unsafe { initialized.finish() }
+}
+
+#[test]
+fn tensors_of_others_become_buffers() {
+    let host = alloc_cpu::global().unwrap();
+    let take = |tensor| {
+        // SAFETY: nobody else has the tensor.
+        unsafe { import::<DLManagedTensorVersioned>(tensor, host, Stream::DEFAULT) }
+    };
+    let imported = take(foreign([4, 8], [8, 1], DlpackFlags::empty())).unwrap();
+    assert_eq!(imported.buffer.as_slice::<f64>().unwrap(), [1.5; 32]);
+    let transposed = take(foreign([4, 8], [1, 4], DlpackFlags::empty()));
+    assert!(matches!(transposed, Err(DlpackError::NotContiguous)), "{transposed:?}");
+    let read_only = take(foreign([4, 8], [8, 1], DlpackFlags::READ_ONLY));
+    assert!(matches!(read_only, Err(DlpackError::ReadOnly)), "{read_only:?}");
+}
+
+#[test]
+fn a_tensor_stays_on_its_device() {
+    let device = SimulatedAllocator::new(Device::cuda(0), 1 << 20);
+    let simulated = Buffer::new(Arc::new(device), 16);
+    if let Ok(buffer) = simulated {
+        let refused = export::<DLManagedTensor>(buffer, &[0], DLDataType::U8, Stream::DEFAULT).err().unwrap();
+        assert!(matches!(refused.error, DlpackError::Device { .. }), "{refused}");
+    }
+    let elsewhere: Arc<dyn DeviceAllocator> = Arc::new(SimulatedAllocator::new(Device::cuda(0), 1 << 20));
+    let tensor = foreign([4, 8], [8, 1], DlpackFlags::empty());
+    // SAFETY: the tensor is refused.
+    let refused = unsafe { import(tensor, elsewhere, Stream::DEFAULT) };
+    assert!(matches!(refused, Err(DlpackError::Device { .. } | DlpackError::OtherDevice { .. })), "{refused:?}");
+}
