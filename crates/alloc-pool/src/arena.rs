@@ -181,16 +181,17 @@ impl Arena {
     #[inline]
     pub(crate) fn lock(&self) -> Locked<'_> {
         let mut state = self.lock_or_wait().0;
-        if self.remote.has_any() {
+        if self.remote.has_any() || state.heap.is_resting() {
             self.settle(&mut state);
         }
         state
     }
 
-    /// Makes free memory of what was released without the lock.
+    /// Makes free memory of what was released last, and without the lock.
     #[cold]
     #[inline(never)]
     pub(crate) fn settle(&self, state: &mut ArenaState) {
+        state.heap.end_rest();
         self.remote.drain(|index| {
             let Some(node) = state.heap.node(index) else { return };
             let (bytes, requested) = (u64::from(node.units) << UNIT_SHIFT, node.requested());

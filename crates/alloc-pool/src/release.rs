@@ -170,7 +170,7 @@ impl<P: MemoryProvider> Inner<P> {
         let bytes = u64::from(units) << UNIT_SHIFT;
         state.large.count_release(bytes, bytes - requested);
         if uses.is_empty() && home == stream {
-            state.heap.release(node);
+            state.heap.release_to_rest(node);
             drop(state);
             self.keep_to_threshold();
             return Ok(());

@@ -27,6 +27,13 @@ pub(super) struct AtPeak {
     units: u64,
     /// Physical bytes held.
     reserved: u64,
+    moved_granules: u64,
+    allocated_bytes: u64,
+}
+
+/// What had happened when the pool was found to thrash.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Thrashing {
     moves: u64,
     allocations: u64,
 }
@@ -37,11 +44,14 @@ const ALLOCATED_PER_MOVED: u64 = 500;
 const ROUNDS_AT_REST: f64 = 0.6;
 const MORE_PER_ROUND: f64 = 0.02;
 
-/// The same for a pool that goes on moving when its peak has long been reached, counted in pieces moved and blocks
-/// allocated, since that is what takes the time: a piece takes as long to move as a thousand blocks to allocate.
-const BLOCKS_PER_MOVED_PIECE: u64 = 400;
-const ROUNDS_BEFORE_THRASHING: f64 = 4.0;
+/// A pool thrashes if long after its peak was reached it has moved more than one byte in so many allocated, and that by
+/// so many times all of its memory. From then on it is given more for each time that it moves all of its pieces, but
+/// for one piece in so many blocks: a piece takes as long to move as a thousand blocks to allocate.
+const ALLOCATED_PER_MOVED_THRASHING: u64 = 64;
+const ROUNDS_BEFORE_THRASHING: u64 = 2;
 const MORE_PER_ROUND_OF_THRASHING: f64 = 0.2;
+const BLOCKS_PER_MOVED_PIECE: u64 = 400;
+
 /// A peak that rises by less than this part of it has been reached before.
 const LITTLE: u64 = 64;
 /// How far the pieces created past the budget, since no free one could be moved, may add up, as a fraction of what the
@@ -68,9 +78,22 @@ impl<T> Pages<T> {
     /// Notes that the peak of what is in use has risen.
     pub(super) fn note_peak(&mut self) {
         if self.peak_units > self.at_peak.units + self.at_peak.units / LITTLE {
-            let (allocations, _) = self.allocated();
-            let (units, reserved, moves) = (self.peak_units, self.reserved.current, self.moves);
-            self.at_peak = AtPeak { units, reserved, moves, allocations };
+            let (_, allocated_bytes) = self.allocated();
+            let (units, reserved, moved_granules) = (self.peak_units, self.reserved.current, self.moved_granules);
+            self.at_peak = AtPeak { units, reserved, moved_granules, allocated_bytes };
+        }
+    }
+
+    /// Finds out whether the pool has come to thrash.
+    pub(super) fn note_thrashing(&mut self) {
+        if self.thrashing.is_some() {
+            return;
+        }
+        let (allocations, allocated) = self.allocated();
+        let moved = (self.moved_granules - self.at_peak.moved_granules).saturating_mul(self.granule_bytes());
+        let bearable = allocated.saturating_sub(self.at_peak.allocated_bytes) / ALLOCATED_PER_MOVED_THRASHING;
+        if moved > bearable.saturating_add(ROUNDS_BEFORE_THRASHING * self.reserved.current) {
+            self.thrashing = Some(Thrashing { moves: self.moves, allocations });
         }
     }
 
@@ -107,12 +130,11 @@ impl<T> Pages<T> {
     }
 
     fn more_for_thrashing(&self, most: f64) -> f64 {
-        let blocks = self.allocated().0.saturating_sub(self.at_peak.allocations);
-        let moved = self.moves.saturating_sub(self.at_peak.moves);
-        let beyond = moved.saturating_sub(blocks / BLOCKS_PER_MOVED_PIECE);
+        let Some(since) = self.thrashing else { return 0.0 };
+        let blocks = self.allocated().0.saturating_sub(since.allocations);
+        let beyond = (self.moves - since.moves).saturating_sub(blocks / BLOCKS_PER_MOVED_PIECE);
         let pieces = self.handles.len() - self.vacant.len();
-        let rounds = beyond as f64 / pieces.max(1) as f64;
-        (MORE_PER_ROUND_OF_THRASHING * (rounds - ROUNDS_BEFORE_THRASHING)).clamp(0.0, most)
+        (MORE_PER_ROUND_OF_THRASHING * beyond as f64 / pieces.max(1) as f64).min(most)
     }
 
     /// Bytes held that should go back, since they are more than pieces created in need may add up to.

@@ -100,6 +100,8 @@ pub(crate) struct Pages<T> {
     /// The most units ever seen in use.
     peak_units: u64,
     at_peak: budget::AtPeak,
+    /// Since when the pool thrashes, if it does.
+    thrashing: Option<budget::Thrashing>,
     /// The streams that the request at hand has to be ordered after.
     in_the_way: TagSet,
     /// The streams that the request at hand can't be ordered after.
@@ -136,6 +138,7 @@ impl<T> Pages<T> {
             reserved: Gauge::default(),
             peak_units: 0,
             at_peak: budget::AtPeak::default(),
+            thrashing: None,
             in_the_way: 0,
             untouchable: 0,
             search: 0,

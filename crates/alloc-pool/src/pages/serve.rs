@@ -170,6 +170,7 @@ impl<P: MemoryProvider> Inner<P> {
             pages.find_free(state, *index, ask.tag);
         }
         pages.sort_found(arena);
+        pages.note_thrashing();
         let used = pages.used_units() + u64::from(ask.units);
         let frugal = frugal && used <= pages.peak_units;
         pages.peak_units = pages.peak_units.max(used);

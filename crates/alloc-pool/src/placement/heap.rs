@@ -44,6 +44,9 @@ pub(crate) struct Heap {
     /// The free node next to the addresses at the end that were never used: taken only if nothing else fits, so that
     /// a program that repeats itself finds the addresses that it had.
     top: u32,
+    /// A used node that was released last, and whose memory is not free yet: the next request may well be for just as
+    /// much, and then neither merging nor searching was needed.
+    resting: u32,
     now: u64,
     /// Releases by a stream up to this stamp are complete.
     complete: Box<[u64; TAGS]>,
@@ -65,6 +68,7 @@ impl Heap {
             base,
             capacity: units,
             top: NIL,
+            resting: NIL,
             now: 1,
             complete: Box::new([0; TAGS]),
             seen: 0,
@@ -159,6 +163,15 @@ impl Heap {
 
     /// Takes free memory that `tag` may use at once.
     pub(crate) fn allocate(&mut self, ask: Ask) -> Option<u32> {
+        if self.resting != NIL {
+            let index = std::mem::replace(&mut self.resting, NIL);
+            if self.would_fit_best(index, ask) {
+                let node = &mut self.nodes[index as usize];
+                (node.slack, node.home) = (ask.slack, ask.home);
+                return Some(index);
+            }
+            self.release(index);
+        }
         let slack = u32::try_from(ask.align - 1).ok()?;
         let index = self.fit(ask, |heap, node| heap.in_the_way(node, ask.tag) == 0)?;
         self.unlink_free(index);
@@ -219,6 +232,48 @@ impl Heap {
     /// The first offset from `start` on whose address is a multiple of `align` units.
     pub(crate) fn aligned(&self, start: u64, align: u64) -> u64 {
         ((self.base + start + align - 1) & !(align - 1)) - self.base
+    }
+
+    /// Ends the life of a used node's block. Its memory is free by the next release or request.
+    #[inline]
+    pub(crate) fn release_to_rest(&mut self, index: u32) {
+        if self.resting != NIL {
+            self.end_rest();
+        }
+        let Node { prev, next, .. } = self.nodes[index as usize];
+        let is_free = |index: u32| self.nodes.get(index as usize).is_some_and(|node| node.kind == Kind::Free);
+        if is_free(prev) || (next != self.top && is_free(next)) {
+            self.release(index);
+        } else {
+            self.retire(index);
+            self.resting = index;
+        }
+    }
+
+    /// Whether a request would get the memory of the resting node if it were free: it is exactly as large and stands
+    /// alone, or is next to the top and nothing else is large enough.
+    #[inline(always)]
+    fn would_fit_best(&self, index: u32, ask: Ask) -> bool {
+        let node = &self.nodes[index as usize];
+        node.units == ask.units
+            && node.tag == ask.tag
+            && ask.tag != SHARED_TAG
+            && ask.align == 1
+            && (node.next != self.top || self.bins.find(&self.nodes, ask.units, |_| true).is_none())
+    }
+
+    /// Whether memory was released that is not free yet.
+    #[inline(always)]
+    pub(crate) fn is_resting(&self) -> bool {
+        self.resting != NIL
+    }
+
+    /// Makes free memory of what was released last.
+    pub(crate) fn end_rest(&mut self) {
+        let index = std::mem::replace(&mut self.resting, NIL);
+        if index != NIL {
+            self.release(index);
+        }
     }
 
     /// Gives a used node's memory back; returns the free node that holds it now.
@@ -318,6 +373,7 @@ impl Heap {
     }
 
     /// Ends the life of a used node's block without giving its memory back yet.
+    #[inline(always)]
     pub(crate) fn retire(&mut self, index: u32) {
         let node = &mut self.nodes[index as usize];
         node.generation = node.generation.wrapping_add(1);
