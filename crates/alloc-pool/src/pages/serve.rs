@@ -298,7 +298,8 @@ impl<P: MemoryProvider> Inner<P> {
             if let Some(handle) = pages.take_best(locked, ask.tag, need, room, true) {
                 granule += pages.attach(handle, place);
             } else if growth >= need.min(piece) {
-                let granules = room.min(if growth >= piece { piece } else { need });
+                // All that is left of the budget, lest a later round of the same requests finds it.
+                let granules = room.min(growth.min(piece).max(need.min(piece)));
                 growth = growth.saturating_sub(granules);
                 granule += pages.plan_creation(granules, place, self.limit()).map_err(|e| (Some(node), e))?;
             } else if let Some(handle) = pages.take_best(locked, ask.tag, need, room, false) {

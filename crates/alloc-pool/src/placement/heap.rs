@@ -10,6 +10,7 @@
 //! or a miss needs everything in one piece.
 
 mod node;
+mod rest;
 
 use alloc_core::Stream;
 
@@ -232,48 +233,6 @@ impl Heap {
     /// The first offset from `start` on whose address is a multiple of `align` units.
     pub(crate) fn aligned(&self, start: u64, align: u64) -> u64 {
         ((self.base + start + align - 1) & !(align - 1)) - self.base
-    }
-
-    /// Ends the life of a used node's block. Its memory is free by the next release or request.
-    #[inline]
-    pub(crate) fn release_to_rest(&mut self, index: u32) {
-        if self.resting != NIL {
-            self.end_rest();
-        }
-        let Node { prev, next, .. } = self.nodes[index as usize];
-        let is_free = |index: u32| self.nodes.get(index as usize).is_some_and(|node| node.kind == Kind::Free);
-        if is_free(prev) || (next != self.top && is_free(next)) {
-            self.release(index);
-        } else {
-            self.retire(index);
-            self.resting = index;
-        }
-    }
-
-    /// Whether a request would get the memory of the resting node if it were free: it is exactly as large and stands
-    /// alone, or is next to the top and nothing else is large enough.
-    #[inline(always)]
-    fn would_fit_best(&self, index: u32, ask: Ask) -> bool {
-        let node = &self.nodes[index as usize];
-        node.units == ask.units
-            && node.tag == ask.tag
-            && ask.tag != SHARED_TAG
-            && ask.align == 1
-            && (node.next != self.top || self.bins.find(&self.nodes, ask.units, |_| true).is_none())
-    }
-
-    /// Whether memory was released that is not free yet.
-    #[inline(always)]
-    pub(crate) fn is_resting(&self) -> bool {
-        self.resting != NIL
-    }
-
-    /// Makes free memory of what was released last.
-    pub(crate) fn end_rest(&mut self) {
-        let index = std::mem::replace(&mut self.resting, NIL);
-        if index != NIL {
-            self.release(index);
-        }
     }
 
     /// Gives a used node's memory back; returns the free node that holds it now.
@@ -603,41 +562,6 @@ impl Heap {
             index = prev;
         }
         self.attach(index, kind);
-    }
-
-    /// The books, recounted the slow way; an error names the first that does not agree.
-    #[cfg(test)]
-    pub(crate) fn check(&self) -> Result<(), String> {
-        let mut index =
-            self.nodes.iter().position(|n| n.kind != Kind::Vacant && n.prev == NIL).ok_or("no first")? as u32;
-        let (mut at, mut free, mut used, mut last) = (0u64, 0u64, 0u64, Kind::Vacant);
-        let mut prev = NIL;
-        while index != NIL {
-            let node = &self.nodes[index as usize];
-            if u64::from(node.start) != at || node.units == 0 || node.prev != prev {
-                return Err(format!("node {index} at {} where {at} was due", node.start));
-            }
-            if node.kind == last && last != Kind::Used {
-                let before = self.unfinished(&self.nodes[prev as usize]);
-                let apart = node.kind == Kind::Free && before != self.unfinished(node);
-                if !apart {
-                    return Err(format!("node {index} did not merge with its neighbour"));
-                }
-            }
-            match node.kind {
-                Kind::Free => free += u64::from(node.units),
-                Kind::Used => used += u64::from(node.units),
-                Kind::Hole => {}
-                Kind::Vacant => return Err(format!("vacant node {index} is linked")),
-            }
-            (last, at, prev, index) = (node.kind, node.end(), index, node.next);
-        }
-        let mut listed = 0;
-        self.for_each_free(1, |_, node| listed += u64::from(node.units));
-        if (free, used, listed) != (self.free_units, self.used_units, free) {
-            return Err(format!("free {free} used {used} listed {listed}: {} {}", self.free_units, self.used_units));
-        }
-        Ok(())
     }
 }
 

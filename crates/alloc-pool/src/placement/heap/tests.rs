@@ -12,6 +12,42 @@ fn backed(units: u32) -> Heap {
     heap
 }
 
+impl Heap {
+    /// The books, recounted the slow way; an error names the first that does not agree.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let mut index =
+            self.nodes.iter().position(|n| n.kind != Kind::Vacant && n.prev == NIL).ok_or("no first")? as u32;
+        let (mut at, mut free, mut used, mut last) = (0u64, 0u64, 0u64, Kind::Vacant);
+        let mut prev = NIL;
+        while index != NIL {
+            let node = &self.nodes[index as usize];
+            if u64::from(node.start) != at || node.units == 0 || node.prev != prev {
+                return Err(format!("node {index} at {} where {at} was due", node.start));
+            }
+            if node.kind == last && last != Kind::Used {
+                let before = self.unfinished(&self.nodes[prev as usize]);
+                let apart = node.kind == Kind::Free && before != self.unfinished(node);
+                if !apart {
+                    return Err(format!("node {index} did not merge with its neighbour"));
+                }
+            }
+            match node.kind {
+                Kind::Free => free += u64::from(node.units),
+                Kind::Used => used += u64::from(node.units),
+                Kind::Hole => {}
+                Kind::Vacant => return Err(format!("vacant node {index} is linked")),
+            }
+            (last, at, prev, index) = (node.kind, node.end(), index, node.next);
+        }
+        let mut listed = 0;
+        self.for_each_free(1, |_, node| listed += u64::from(node.units));
+        if (free, used, listed) != (self.free_units, self.used_units, free) {
+            return Err(format!("free {free} used {used} listed {listed}: {} {}", self.free_units, self.used_units));
+        }
+        Ok(())
+    }
+}
+
 #[test]
 fn released_neighbours_merge_into_one() {
     let mut heap = backed(1000);
@@ -149,4 +185,40 @@ fn the_top_is_taken_last() {
     heap.release(low);
     let next = heap.allocate(ask(50)).unwrap();
     assert_eq!(heap.node(next).unwrap().start, 0);
+}
+
+/// What requests get with and without a rest, in the same order of calls.
+#[test]
+fn a_rest_changes_no_placement() {
+    let (mut plain, mut resting) = (backed(40_000), backed(40_000));
+    let mut live: Vec<(u32, u32)> = Vec::new();
+    let mut state = 9_u64;
+    let mut repeats = 0;
+    for _ in 0..20_000 {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let random = (state >> 33) as u32;
+        if live.len() > 40 || (!live.is_empty() && random.is_multiple_of(3)) {
+            let (one, other) = live.swap_remove(random as usize % live.len());
+            let units = plain.node(one).unwrap().units;
+            plain.release(one);
+            resting.release_to_rest(other);
+            if random.is_multiple_of(2) {
+                repeats += u32::from(resting.is_resting());
+                live.extend(plain.allocate(ask(units)).zip(resting.allocate(ask(units))));
+            }
+        } else {
+            let units = 1 + random % 2000;
+            let (one, other) = (plain.allocate(ask(units)), resting.allocate(ask(units)));
+            assert_eq!(one.is_some(), other.is_some());
+            live.extend(one.zip(other));
+        }
+        for &(one, other) in live.last() {
+            let (one, other) = (plain.node(one).unwrap(), resting.node(other).unwrap());
+            assert_eq!((one.start, one.units), (other.start, other.units));
+        }
+    }
+    assert!(repeats > 500, "{repeats}");
+    resting.end_rest();
+    resting.check().unwrap();
+    assert_eq!((plain.free_units(), plain.used_units()), (resting.free_units(), resting.used_units()));
 }
