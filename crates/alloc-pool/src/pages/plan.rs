@@ -146,11 +146,14 @@ impl<T> Pages<T> {
 
     fn cheapest_in(&mut self, heap: &Heap, arena: u32, gap: &Gap, ask: Ask, supply: Supply) -> Option<(u64, u32)> {
         let granule = u64::from(self.granule_units);
+        // A power of two: this is done for every run of every gap, and a division takes as long as all the rest.
+        let shift = granule.trailing_zeros();
+        let ceiling = |units: u64| (units + granule - 1) >> shift;
         let (units, align) = (u64::from(ask.units), ask.align);
         let mapped = self.arenas[arena as usize].views.len() as u64;
-        let low = gap.start / granule;
+        let low = gap.start >> shift;
         // Past the last mapped granule all addresses are alike, so one placement there is enough.
-        let high = gap.end.div_ceil(granule).min(mapped.max(low) + (units + align).div_ceil(granule) + 1);
+        let high = ceiling(gap.end).min(mapped.max(low) + ceiling(units + align) + 1);
         let mut runs = std::mem::take(&mut self.scratch.runs);
         self.find_runs(arena, low, high, supply, &mut runs);
         self.add_waits(heap, gap, ask, supply, &mut runs, high);
@@ -163,10 +166,10 @@ impl<T> Pages<T> {
         let mut best: Option<(u64, u64)> = None;
         let mut consider = |start: u64, [head, tail]: &mut [Meter<'_>; 2]| {
             let end = start + units;
-            if start < gap.start || end > gap.end || end.div_ceil(granule) > high {
+            if start < gap.start || end > gap.end || ceiling(end) > high {
                 return;
             }
-            let cost = tail.cost_before(end.div_ceil(granule)) - head.cost_before(start / granule);
+            let cost = tail.cost_before(ceiling(end)) - head.cost_before(start >> shift);
             if cost < FORBIDDEN && best.is_none_or(|(least, _)| cost < least) {
                 best = Some((cost, start));
             }
