@@ -155,6 +155,11 @@ impl<P: MemoryProvider> Inner<P> {
     ) -> Result<(usize, bool), AllocError> {
         let (arena, tag) = (seat.arena + SLAB_ARENA, seat.tag);
         let Some(owner) = self.arena(arena) else { return Err(self.exhausted(0)) };
+        // What the error says is asked of all arenas, so none may be locked.
+        let exhausted = |state| {
+            drop(state);
+            self.exhausted(size)
+        };
         let mut class = class;
         let (mut state, waited) = owner.lock_or_wait();
         if class == 0 && !self.has_zero_slot(&mut state, arena, tag) {
@@ -177,14 +182,14 @@ impl<P: MemoryProvider> Inner<P> {
             }
             match self.new_slab(&mut state, arena, tag, stream, class) {
                 Ok(()) => {}
-                Err(SlabMiss::Exhausted) => return Err(self.exhausted(size)),
+                Err(SlabMiss::Exhausted) => return Err(exhausted(state)),
                 Err(SlabMiss::NeedsMemory(ask)) => {
                     drop(state);
                     let (_, node) = self.miss(arena, stream, ask, size, Purpose::Slab)?;
                     state = owner.lock();
                     if !self.add_slab(&mut state, arena, tag, class, node) {
                         state.heap.release(node);
-                        return Err(self.exhausted(size));
+                        return Err(exhausted(state));
                     }
                 }
             }
@@ -405,10 +410,12 @@ impl<P: MemoryProvider> Inner<P> {
     /// Counts a meeting at the arena's lock, and moves the thread to another arena if there were too many.
     #[cold]
     fn note_crowding(&self, stream: Stream) {
-        let crowded = cache::with(self.cache_key(stream), |cache| cache.crowding.meet().then_some(cache.seat.arena));
+        // One key for both looks, lest a flush between them leave a seat counted that nobody has.
+        let key = self.cache_key(stream);
+        let crowded = cache::with(key, |cache| cache.crowding.meet().then_some(cache.seat.arena));
         if let Some(Some(arena)) = crowded {
             let other = self.change_seat(arena);
-            cache::with(self.cache_key(stream), |cache| match other {
+            cache::with(key, |cache| match other {
                 Some(other) => cache.seat.arena = other,
                 None => cache.crowding.bear(),
             });
@@ -451,4 +458,29 @@ fn small_parts(block: CachedBlock, class: usize, size: u64) -> Option<Parts> {
     let slack = (class_bytes(class) - size) as u32;
     let id = Name::Small { slot: block.slot(), generation: block.generation(), slack }.id();
     Some((NonZeroU64::new(block.address)?, id.to_bits()))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use alloc_core::conformance::{SimulatedConfig, SimulatedProvider};
+    use alloc_core::{DeviceAllocator, StreamSet};
+
+    use super::*;
+    use crate::{Pool, PoolConfig};
+
+    #[test]
+    fn when_no_more_slabs_can_be_named_small_blocks_are_placed_alone() {
+        let pool = Pool::new(SimulatedProvider::new(SimulatedConfig::default()), PoolConfig::default()).unwrap();
+        pool.inner.ledger.exhaust();
+        for bytes in [0, 1, 700, 60_000] {
+            let blocks = [(); 3].map(|()| pool.allocate(Layout::bytes(bytes).unwrap(), Stream::DEFAULT).unwrap());
+            for block in blocks {
+                // SAFETY: nothing touches simulated memory.
+                unsafe { pool.release(block, Stream::DEFAULT, StreamSet::EMPTY) }.unwrap();
+            }
+        }
+        assert_eq!(pool.statistics().in_use.current, 0);
+        pool.trim(0);
+        assert_eq!(pool.statistics().reserved.current, 0);
+    }
 }

@@ -253,6 +253,7 @@ impl Batch {
     }
 
     pub(crate) fn push(&mut self, block: CachedBlock) {
+        debug_assert!(!self.is_full(), "a block past the end would be lost");
         if let Some(place) = self.blocks.get_mut(self.len) {
             *place = block;
             self.len += 1;

@@ -160,6 +160,12 @@ impl Ledger {
         entries.get(offset).map(|entry| (index, entry))
     }
 
+    /// Has no more entries made.
+    #[cfg(test)]
+    pub(crate) fn exhaust(&self) {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).made = MAX_SLABS;
+    }
+
     /// Gives an entry back. Its generations stay, so that old ids stay stale.
     pub(crate) fn give_back(&self, index: u32) {
         if let Some(entry) = self.get(index) {

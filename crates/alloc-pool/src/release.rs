@@ -121,6 +121,10 @@ impl<P: MemoryProvider> Inner<P> {
             self.hand_over(class, tag, &mut batch);
         }
         if kept.is_none_or(|(_, kept)| !kept) {
+            if batch.is_full() {
+                // As many as a batch holds, of a thread that only releases, and nobody to hand them over to.
+                self.give_to_slabs(&mut batch);
+            }
             batch.push(block);
         }
         self.give_to_slabs(&mut batch);

@@ -175,6 +175,25 @@ fn threads_that_only_release_keep_up_with_those_that_allocate() {
 }
 
 #[test]
+fn a_thread_that_only_releases_loses_nothing_when_its_cache_is_full() {
+    let rig = Rig::new(simulated(), PoolConfig { thread_cache: 512 * KIB, ..PoolConfig::default() });
+    // As many of the smallest as may wait to be handed over and a cache's place for them holds.
+    let smallest: Vec<_> = (0..64 + 32).map(|_| rig.take(512, A)).collect();
+    // With these the cache keeps more than it may, by more than all of the smallest.
+    let large = [64, 64, 60, 60, 56, 56, 52, 52, 32, 48].map(|size| rig.take(size * KIB, A));
+    let last = rig.take(512, A);
+    thread::scope(|scope| {
+        let releaser = scope.spawn(|| {
+            smallest.into_iter().chain(large).chain([last]).for_each(|block| rig.give(block, A));
+        });
+        releaser.join().unwrap();
+    });
+    rig.pool.flush_thread_cache();
+    assert_idle(&rig);
+    rig.close();
+}
+
+#[test]
 fn one_of_many_releases_of_a_block_succeeds() {
     let rig = Rig::default();
     for size in [0, 100, 30 * KIB, 200 * KIB, 2 * PAGE] {
