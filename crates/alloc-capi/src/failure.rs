@@ -8,6 +8,8 @@ use buffer_dlpack::{DlpackError, Refused};
 
 use alloc_core::{AllocError, Device, DeviceKind, OutOfMemory, ProviderError, ProviderErrorKind, ReleaseError};
 
+use crate::heaps;
+
 /// How a call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
@@ -145,7 +147,12 @@ fn tried(device: Device, bytes: u64) -> String {
 fn out_of_memory(figures: &OutOfMemory) -> String {
     let mut text = tried(figures.device, figures.requested);
     if let (Some(free), Some(total)) = (figures.device_free, figures.device_total) {
-        text += &format!(" The device has {} of which {} is free.", human(total), human(free));
+        text += &format!(" The device has {} of which {} is free", human(total), human(free));
+        let headroom = heaps::by_device(figures.device).map_or(0, |heap| heap.headroom);
+        if headroom > 0 {
+            text += &format!(", {} of it for the driver", human(headroom.min(free)));
+        }
+        text += ".";
     }
     let unused = figures.reserved.saturating_sub(figures.in_use);
     text += &format!(

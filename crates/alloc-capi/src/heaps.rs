@@ -7,7 +7,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use alloc_core::{AllocError, Device, DeviceAllocator, DeviceKind, DeviceMemory, MemoryProvider, registry};
 use alloc_cpu::HostOptions;
 use alloc_cuda::{DeviceOptions, DeviceProvider, PinnedMethod, PinnedProvider};
-use alloc_pool::{Pool, PoolConfig, PoolError};
+use alloc_pool::{ConfigError, Pool, PoolConfig, PoolError};
 
 use crate::failure::Failure;
 use crate::index::Owner;
@@ -15,6 +15,10 @@ use crate::index::Owner;
 /// The kinds of devices, in the order of the numbers that C has for them, from 1 on.
 const KINDS: [DeviceKind; 3] = [DeviceKind::CPU, DeviceKind::CUDA, DeviceKind::CUDA_PINNED];
 const ORDINALS: usize = 32;
+/// How much of a CUDA device is left to the driver, in bytes.
+const HEADROOM: &str = "ALLOC_CUDA_HEADROOM";
+/// The part of the device that this is by default: a choice, some 320 MiB of 80 GiB.
+const HEADROOM_PART: u64 = 256;
 /// Owners below this are the heaps of devices.
 pub(crate) const HEAPS: Owner = (KINDS.len() * ORDINALS) as Owner;
 
@@ -126,6 +130,8 @@ pub(crate) struct Heap {
     pub(crate) device: Device,
     pub(crate) owner: Owner,
     pub(crate) live: Live,
+    /// What is left to the device's driver.
+    pub(crate) headroom: u64,
     allocator: Box<dyn Allocator>,
 }
 
@@ -182,6 +188,11 @@ pub(crate) fn by_owner(owner: Owner) -> Option<&'static Heap> {
     TABLE.get(usize::from(owner))?.get()
 }
 
+/// The heap of a device, if it was made.
+pub(crate) fn by_device(device: Device) -> Option<&'static Heap> {
+    TABLE[place(device)].get()
+}
+
 /// All heaps that were made.
 pub(crate) fn all() -> impl Iterator<Item = &'static Heap> {
     TABLE.iter().filter_map(OnceLock::get)
@@ -206,8 +217,11 @@ fn make(device: Device) -> Result<&'static Heap, Failure> {
     }
     let mut made: Option<Box<dyn Allocator>> = None;
     let registered = registry::get_or_try_init(device, || new_pool(device, &mut made)).map_err(AllocError::from)?;
+    let ours = made.is_some() && device.kind() == DeviceKind::CUDA;
+    let headroom = if ours { headroom(device)? } else { 0 };
     let allocator = made.unwrap_or_else(|| Box::new(Installed(registered)));
-    Ok(TABLE[place].get_or_init(|| Heap { device, owner: place as Owner, live: Live::default(), allocator }))
+    let (owner, live) = (place as Owner, Live::default());
+    Ok(TABLE[place].get_or_init(|| Heap { device, owner, live, headroom, allocator }))
 }
 
 /// A pool that lives as long as the process, for the registry and, with all that it can do, for us.
@@ -220,13 +234,26 @@ fn new_pool(device: Device, made: &mut Option<Box<dyn Allocator>>) -> Result<Box
             Ok(keep(pool, made))
         }
         DeviceKind::CUDA => {
-            let provider = DeviceProvider::new(device.ordinal(), &DeviceOptions::default())?;
+            let options = DeviceOptions::default().headroom(headroom(device)?);
+            let provider = DeviceProvider::new(device.ordinal(), &options)?;
             Ok(keep(Pool::new(provider, config)?, made))
         }
         _ => {
             let provider = PinnedProvider::new(device.ordinal(), PinnedMethod::default())?;
             Ok(keep(Pool::new(provider, config)?, made))
         }
+    }
+}
+
+/// What is left to a CUDA device's driver. Kernels of libraries are loaded when they are first launched, and a program that
+/// has filled the card would fail there, in a place where nobody expects it.
+pub(crate) fn headroom(device: Device) -> Result<u64, AllocError> {
+    match std::env::var(HEADROOM) {
+        Ok(value) => alloc_pool::parse_bytes(&value).ok_or_else(|| {
+            let error = ConfigError::Environment { variable: HEADROOM, value, expected: "number of bytes" };
+            PoolError::from(error).into()
+        }),
+        Err(_) => Ok(alloc_cuda::device_info(device.ordinal())?.total_memory / HEADROOM_PART),
     }
 }
 

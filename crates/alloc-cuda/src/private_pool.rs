@@ -17,7 +17,8 @@ use crate::provider::{CarvedProvider, Carvings};
 /// A captured graph remembers addresses, so what it uses must not move, and nobody else may have it, as long as the
 /// graph can be launched. A private pool takes segments from another allocator, the process's pool, say, and reuses
 /// within them what is released, in the order of streams, as a capture needs to keep its temporaries small. Nothing
-/// moves, and nothing goes back to the other allocator before the pool is dropped, which waits for the device.
+/// moves, and nothing goes back to the other allocator before the pool is dropped, which waits for the device, unless
+/// [`PrivatePool::give_back_unused`] is called.
 ///
 /// For a graph whose temporaries need no reuse, [`Recorder::allocator`](crate::Recorder::allocator) is simpler.
 ///
@@ -59,6 +60,22 @@ impl PrivatePool {
         let config = PoolConfig { growth_slack: 0.0, growth_slack_moving: 0.0, arenas: 1, ..PoolConfig::default() };
         let pool = ManuallyDrop::new(Pool::new(provider, config)?);
         Ok(Self { context, carvings, pool })
+    }
+
+    /// Gives back the segments that no living block lies in, once nobody launches the graphs any more that used them:
+    /// how many bytes. Waits for all work of the device, and does nothing where that can't be waited for, as while a
+    /// stream is being captured. What lives stays, and what is allocated afterwards comes from new segments.
+    ///
+    /// # Safety
+    /// No graph that was captured with memory of this pool is launched from now on, except for those that use living
+    /// blocks only.
+    pub unsafe fn give_back_unused(&self) -> u64 {
+        if let Err(error) = self.context.synchronize() {
+            tracing::debug!(%error, "a private pool keeps its memory: the device can't be waited for");
+            return 0;
+        }
+        self.pool.trim(0);
+        self.pool.provider().return_kept()
     }
 
     /// The error for who asked for `bytes` bytes: with the source's figures, and the device by its own name.

@@ -166,7 +166,12 @@ impl PoolConfig {
     }
 }
 
-fn parse_bytes(text: &str) -> Option<u64> {
+/// A number of bytes as the environment has it: digits, and perhaps one of `K`, `M`, `G` and `T` (powers of 1024).
+///
+/// ```
+/// assert_eq!(alloc_pool::parse_bytes("64M"), Some(64 << 20));
+/// ```
+pub fn parse_bytes(text: &str) -> Option<u64> {
     let text = text.trim();
     let (digits, shift) = match text.chars().last()?.to_ascii_uppercase() {
         'K' => (&text[..text.len() - 1], 10),

@@ -29,5 +29,5 @@ mod returns;
 mod statistics;
 mod streams;
 
-pub use config::{ConfigError, PoolConfig};
+pub use config::{ConfigError, PoolConfig, parse_bytes};
 pub use pool::{Pool, PoolError};

@@ -118,7 +118,26 @@ impl World {
         self.queues.get(&key).map_or(0, |queue| queue.context)
     }
 
+    /// Refuses a call on the legacy stream while a stream that it waits for captures, as the driver does, which gives up
+    /// the capture as well.
+    pub(crate) fn may_use(&mut self, key: Key, call: &str) -> Result<(), i32> {
+        if self.is_implicit(key) {
+            self.violation(format!("{call} on the legacy stream while a blocking stream captures"));
+            self.invalidate_captures();
+            return Err(STREAM_CAPTURE_IMPLICIT);
+        }
+        Ok(())
+    }
+
+    /// Whether this is the legacy stream, and a stream that it waits for captures.
+    pub(crate) fn is_implicit(&self, key: Key) -> bool {
+        let context = self.context_of(key);
+        let captures = |queue: &Queue| queue.blocking && queue.context == context && queue.capture.is_some();
+        matches!(key, Key::Legacy(_)) && self.queues.values().any(captures)
+    }
+
     pub(crate) fn submit(&mut self, key: Key, op: Op) -> Result<(), i32> {
+        self.may_use(key, "work")?;
         let Some(queue) = self.queues.get(&key) else {
             return Err(INVALID_HANDLE);
         };
@@ -136,9 +155,6 @@ impl World {
             Key::Legacy(_) => {
                 for (other, queue) in &self.queues {
                     if *other != key && queue.context == context && queue.blocking {
-                        if queue.capture.is_some() {
-                            return Err(STREAM_CAPTURE_IMPLICIT);
-                        }
                         first.push(Op::WaitQueue { key: *other, count: queue.submitted });
                     }
                 }
@@ -161,6 +177,7 @@ impl World {
     }
 
     pub(crate) fn record(&mut self, event: u64, key: Key) -> Result<(), i32> {
+        self.may_use(key, "cuEventRecord")?;
         let context = self.context_of(key);
         let capture = self.queues.get(&key).and_then(|queue| queue.capture);
         let Some(found) = self.events.get_mut(&event) else {
@@ -180,12 +197,18 @@ impl World {
     }
 
     pub(crate) fn wait(&mut self, key: Key, event: u64) -> Result<(), i32> {
+        self.may_use(key, "cuStreamWaitEvent")?;
         let Some(found) = self.events.get(&event) else {
             self.violation(format!("event {event:#x} does not exist"));
             return Err(INVALID_HANDLE);
         };
         let (generation, captured) = (found.recorded, found.captured);
         match (captured, self.queues.get(&key).and_then(|queue| queue.capture)) {
+            (Some(_), None) if matches!(key, Key::Legacy(_)) => {
+                self.violation("the legacy stream waits for work that is captured".to_owned());
+                self.invalidate_captures();
+                Err(STREAM_CAPTURE_IMPLICIT)
+            }
             (Some(capture), None) => {
                 if let Some(queue) = self.queues.get_mut(&key) {
                     queue.capture = Some(capture);

@@ -134,6 +134,7 @@ const UNSAFE_IN_CAPTURE: &[&str] = &[
     "cuEventQuery",
     "cuEventSynchronize",
     "cuStreamQuery",
+    "cuStreamSynchronize",
     "cuCtxSynchronize",
     "cuModuleLoadData",
 ];

@@ -27,6 +27,13 @@ struct Private {
     living: AtomicU64,
 }
 
+impl Private {
+    fn has_free_memory(&self) -> bool {
+        let figures = self.pool.statistics();
+        figures.reserved.current > figures.in_use.current
+    }
+}
+
 #[derive(Debug)]
 struct Slot {
     private: Arc<Private>,
@@ -96,12 +103,30 @@ impl State {
         let is_idle = |slot: &Slot| slot.holders == 0 && slot.private.living.load(Ordering::Acquire) == 0;
         self.slots.iter_mut().filter_map(|slot| slot.take_if(|slot| is_idle(slot))).collect()
     }
+
+    /// The pools that nobody allocates from any more, where blocks live: the workspace of a library, say, whose handle
+    /// was first used during a capture.
+    fn abandoned(&self) -> Vec<Arc<Private>> {
+        if !self.routes.is_empty() {
+            return Vec::new();
+        }
+        let slots = self.slots.iter().flatten().filter(|slot| slot.holders == 0);
+        slots.map(|slot| Arc::clone(&slot.private)).filter(|private| private.has_free_memory()).collect()
+    }
 }
 
-/// Gives back the memory of pools that nobody can use any more.
+/// Gives back the memory that nobody can use any more: pools without holders and blocks, and what is free in pools
+/// without holders.
 pub(crate) fn sweep() {
-    let idle = lock().take_idle();
+    let (idle, abandoned) = {
+        let mut state = lock();
+        (state.take_idle(), state.abandoned())
+    };
     drop(idle);
+    for private in abandoned {
+        // SAFETY: without holders there is no graph left that could be launched.
+        unsafe { private.pool.give_back_unused() };
+    }
 }
 
 /// Serves the allocations that `filter` names from a private pool, from now on.

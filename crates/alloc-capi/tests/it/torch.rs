@@ -199,7 +199,8 @@ fn what_a_capture_used_stays_until_the_pool_is_released() {
     // The output outlives its pool.
     devmem_torch_release_pool(0, POOL);
     assert_eq!(devmem_torch_pool_users(0, POOL), 0);
-    assert_eq!(pool().statistics().in_use.current, held);
+    let left = pool().statistics().in_use.current;
+    assert!((4 << 20..=held - (8 << 20)).contains(&left), "{left} of {held} for an output of 4 MiB");
     give(output, 4 * MIB, stream.stream());
     assert_eq!(pool().statistics().in_use.current, 0, "with the last block the memory goes back");
     devmem_torch_reset();

@@ -46,7 +46,7 @@ impl Context {
 
     /// Free and total memory.
     pub(crate) fn memory(&self) -> Result<DeviceMemory, ProviderError> {
-        let _current = self.enter()?;
+        let _current = self.enter_relaxed()?;
         let (mut free, mut total) = (0, 0);
         // SAFETY: the context is current; the out parameters are locals.
         self.check("cuMemGetInfo", unsafe { calls::cuMemGetInfo_v2(&raw mut free, &raw mut total) })?;

@@ -91,7 +91,8 @@ impl Context {
     /// # Safety
     /// The stream lives.
     pub(crate) unsafe fn stream_is_idle(&self, stream: Target) -> Result<bool, ProviderError> {
-        let _current = self.enter_for(stream)?;
+        // A capture anywhere in the process forbids the question to threads that have not relaxed.
+        let _guards = (self.enter_for(stream)?, self.relax()?);
         // SAFETY: the caller's promise.
         ready(self.name(), "cuStreamQuery", unsafe { calls::cuStreamQuery(stream.handle()) })
     }
@@ -99,7 +100,8 @@ impl Context {
     /// # Safety
     /// The stream lives.
     pub(crate) unsafe fn stream_synchronize(&self, stream: Target) -> Result<(), ProviderError> {
-        let _current = self.enter_for(stream)?;
+        // As above.
+        let _guards = (self.enter_for(stream)?, self.relax()?);
         // SAFETY: the caller's promise.
         self.check("cuStreamSynchronize", unsafe { calls::cuStreamSynchronize(stream.handle()) })
     }

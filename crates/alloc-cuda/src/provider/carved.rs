@@ -69,8 +69,17 @@ impl CarvedProvider {
         if super::is_idle(self.context, self.stream.stream())? {
             return Ok(());
         }
-        let _relaxed = self.context.relax()?;
         self.stream.synchronize()
+    }
+
+    /// Gives the source those segments that the engine has given back. Nothing uses them any more.
+    pub(crate) fn return_kept(&self) -> u64 {
+        let kept = std::mem::take(&mut *lock(&self.carvings.kept));
+        let bytes = kept.iter().map(|block| block.size()).sum();
+        for block in kept {
+            self.give_to_source(block);
+        }
+        bytes
     }
 
     fn give_to_source(&self, block: Block) {
@@ -189,13 +198,12 @@ unsafe impl MemoryProvider for CarvedProvider {
 
 impl Drop for CarvedProvider {
     fn drop(&mut self) {
-        let kept = std::mem::take(&mut *lock(&self.carvings.kept));
         if self.carvings.quiet.load(Ordering::Acquire) {
-            for block in kept {
-                self.give_to_source(block);
-            }
-        } else if !kept.is_empty() {
-            let bytes: u64 = kept.iter().map(|block| block.size()).sum();
+            self.return_kept();
+            return;
+        }
+        let bytes: u64 = lock(&self.carvings.kept).iter().map(|block| block.size()).sum();
+        if bytes > 0 {
             tracing::warn!(bytes, "a private pool was leaked, since its work can't be waited for");
         }
     }

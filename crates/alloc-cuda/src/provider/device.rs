@@ -1,6 +1,7 @@
 //! Device memory: mapped pages where the device can, segments of `cuMemAlloc` where it can't.
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use alloc_core::{
     Address, AddressRange, Addressing, Device, DeviceMemory, MemoryProvider, ProviderError, ProviderErrorKind, Stream,
@@ -23,6 +24,9 @@ pub struct DeviceOptions {
     pub addressing: Option<Addressing>,
     /// Ordinals of other devices whose kernels and copies are to reach the memory directly.
     pub peers: Vec<u16>,
+    /// Bytes of the device to leave free for the driver, which needs memory of its own when a kernel is first launched
+    /// or needs more local memory than any before. Default: 0.
+    pub headroom: u64,
 }
 
 impl DeviceOptions {
@@ -37,6 +41,13 @@ impl DeviceOptions {
     #[must_use]
     pub fn peers(mut self, peers: impl IntoIterator<Item = u16>) -> Self {
         self.peers = peers.into_iter().collect();
+        self
+    }
+
+    /// Leaves bytes of the device to the driver.
+    #[must_use]
+    pub fn headroom(mut self, bytes: u64) -> Self {
+        self.headroom = bytes;
         self
     }
 }
@@ -71,6 +82,9 @@ pub struct DeviceProvider {
     rdma: bool,
     /// The driver's numbers of the devices that can use the memory, this one first.
     access: Vec<i32>,
+    headroom: u64,
+    /// Bytes that may be taken before the device is asked again how much is free.
+    unasked: AtomicU64,
 }
 
 impl DeviceProvider {
@@ -109,7 +123,31 @@ impl DeviceProvider {
         let rdma = mapped && context.has(Attribute::RdmaWithVirtualMemory)?;
         let granularity = if mapped { context.granularity(rdma)? } else { SEGMENT_GRANULARITY };
         let transfer = CudaTransfer::of(ordinal)?;
-        Ok(Self { context, transfer, addressing, granularity, rdma, access })
+        let (headroom, unasked) = (options.headroom, AtomicU64::new(0));
+        Ok(Self { context, transfer, addressing, granularity, rdma, access, headroom, unasked })
+    }
+
+    /// Refuses what would leave the device less than the headroom. The device is asked when half of what it could spare
+    /// has been taken, so seldom; what other processes take in the meantime is noticed late.
+    fn keep_headroom(&self, bytes: u64) -> Result<(), ProviderError> {
+        let within = |unasked: u64| unasked.checked_sub(bytes);
+        if self.headroom == 0 || self.unasked.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).is_ok() {
+            return Ok(());
+        }
+        let spare = self.context.memory()?.free.saturating_sub(self.headroom);
+        match spare.checked_sub(bytes) {
+            Some(rest) => {
+                self.unasked.store(rest / 2, Ordering::Relaxed);
+                Ok(())
+            }
+            None => Err(ProviderError {
+                device: self.context.name(),
+                call: "cuMemGetInfo",
+                code: 2,
+                name: Cow::Borrowed("what is free is left to the driver"),
+                kind: ProviderErrorKind::OutOfMemory,
+            }),
+        }
     }
 
     /// A segment that starts at a multiple of the granularity, as blocks of large alignment need. The driver promises
@@ -174,6 +212,7 @@ unsafe impl MemoryProvider for DeviceProvider {
     }
 
     fn create(&self, bytes: u64) -> Result<Physical, ProviderError> {
+        self.keep_headroom(bytes)?;
         match self.addressing {
             Addressing::Mapped => self.context.create(bytes, self.rdma).map(|base| Physical { base, start: 0 }),
             Addressing::Segmented => self.create_segment(bytes),

@@ -27,8 +27,6 @@ fn make_wait(context: &Context, stream: Stream, event: &Event) -> Result<(), Pro
 }
 
 fn is_idle(context: &Context, stream: Stream) -> Result<bool, ProviderError> {
-    // A capture anywhere in the process forbids the question to threads that have not relaxed.
-    let _relaxed = context.relax()?;
     let target = Target::of(stream);
     // SAFETY: a stream that is named to an allocator lives until it is retired.
     if unsafe { context.stream_is_capturing(target) }? {

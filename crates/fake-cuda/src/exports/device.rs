@@ -143,7 +143,13 @@ exports! {
     }
 
     fn cuCtxSynchronize() |world| {
-        world.current()?;
+        let (context, _) = world.current()?;
+        // A relaxed thread may not do this either.
+        if world.queues.values().any(|queue| queue.context == context && queue.capture.is_some()) {
+            world.violation("cuCtxSynchronize while a stream of the context captures".to_owned());
+            world.invalidate_captures();
+            return Err(STREAM_CAPTURE_UNSUPPORTED);
+        }
         world.finish_all();
         Ok(())
     }

@@ -105,12 +105,14 @@ exports! {
 
     fn cuStreamQuery(stream: u64) |world| {
         let key = world.queue(stream)?;
+        world.may_use(key, "cuStreamQuery")?;
         let idle = world.queues.get(&key).is_none_or(|queue| queue.ops.is_empty());
         if idle { Ok(()) } else { Err(NOT_READY) }
     }
 
     fn cuStreamSynchronize(stream: u64) |world| {
         let key = world.queue(stream)?;
+        world.may_use(key, "cuStreamSynchronize")?;
         if world.queues.get(&key).is_some_and(|queue| queue.capture.is_some()) {
             world.violation("cuStreamSynchronize of a stream that captures".to_owned());
             world.invalidate_captures();
@@ -127,12 +129,9 @@ exports! {
 
     fn cuStreamIsCapturing(stream: u64, status: Out<i32>) |world| {
         let key = world.queue(stream)?;
-        let context = world.context_of(key);
-        if matches!(key, Key::Legacy(_)) {
-            let blocked = |queue: &Queue| queue.blocking && queue.context == context && queue.capture.is_some();
-            if world.queues.values().any(blocked) {
-                return Err(STREAM_CAPTURE_IMPLICIT);
-            }
+        // This one question harms no capture.
+        if world.is_implicit(key) {
+            return Err(STREAM_CAPTURE_IMPLICIT);
         }
         let capture = world.queues.get(&key).and_then(|queue| queue.capture);
         status.set(match capture.and_then(|id| world.captures.get(&id)) {

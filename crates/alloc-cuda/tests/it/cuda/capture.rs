@@ -215,3 +215,81 @@ fn a_private_pool_reuses_within_and_gives_nothing_back_before_it_goes() {
     source.trim(0);
     assert_eq!(fake.used(0), before);
 }
+
+#[test]
+fn a_private_pool_gives_back_what_no_block_lies_in() {
+    let Some(_fake) = fake() else { return };
+    let source = alloc_cuda::device_pool(0, &DeviceOptions::default(), PoolConfig::default()).unwrap();
+    let stream = CudaStream::new(0).unwrap();
+    let pool = PrivatePool::new(0, Arc::clone(&source).into()).unwrap();
+    let [workspace, scratch] = [(); 2].map(|()| pool.allocate(bytes(8 << 20), stream.stream()).unwrap());
+    release(&pool, scratch, stream.stream());
+    let held = source.statistics().in_use.current;
+    // SAFETY: there is no graph.
+    let given = unsafe { pool.give_back_unused() };
+    assert!(given >= 8 << 20, "{given}");
+    assert_eq!(source.statistics().in_use.current, held - given);
+    let scratch = pool.allocate(bytes(8 << 20), stream.stream()).unwrap();
+    assert_ne!(scratch.address(), workspace.address(), "what lives stays");
+    release(&pool, scratch, stream.stream());
+    release(&pool, workspace, stream.stream());
+    drop(pool);
+    assert_eq!(source.statistics().in_use.current, 0);
+}
+
+#[test]
+fn the_legacy_stream_is_left_alone_while_a_blocking_stream_captures() {
+    let Some(fake) = fake() else { return };
+    let config = PoolConfig { limit: Some(64 << 20), ..PoolConfig::default() };
+    let pool = alloc_cuda::device_pool(0, &DeviceOptions::default(), config).unwrap();
+    let other = CudaStream::new(0).unwrap();
+    let legacy = CudaStream::legacy_default(0).unwrap();
+    // The default streams of threads are blocking ones.
+    let blocking = CudaStream::per_thread_default(0).unwrap();
+    let mut uses = StreamSet::new();
+    uses.insert(legacy.stream());
+    let foreign: Vec<_> = (0..4).map(|_| pool.allocate(bytes(8 << 20), legacy.stream()).unwrap()).collect();
+    let waiting = pool.allocate(bytes(8 << 20), other.stream()).unwrap();
+    let (graph, ()) = blocking
+        .capture(|_| -> Result<_, Error> {
+            for block in foreign {
+                release(&*pool, block, legacy.stream());
+            }
+            // SAFETY: the use is declared.
+            unsafe { pool.release(waiting, other.stream(), &uses) }?;
+            for stream in [&blocking, &other, &legacy] {
+                // What is free was used on the legacy stream, which nobody can be made to wait for.
+                let blocks: Vec<_> =
+                    (0..12).map_while(|_| pool.allocate(bytes(4 << 20), stream.stream()).ok()).collect();
+                blocks.into_iter().for_each(|block| release(&*pool, block, stream.stream()));
+            }
+            assert!(legacy.is_capturing()?);
+            let in_thread = || {
+                let block = pool.allocate(bytes(1 << 20), legacy.stream()).unwrap();
+                release(&*pool, block, legacy.stream());
+                pool.trim(0);
+            };
+            std::thread::scope(|scope| scope.spawn(in_thread).join()).unwrap();
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(fake.violations(), Vec::<String>::new());
+    drop(graph);
+    pool.trim(0);
+    assert_eq!(pool.statistics().reserved.current, 0);
+}
+
+#[test]
+fn waiting_for_a_stream_harms_no_capture_of_another() {
+    let Some(fake) = fake() else { return };
+    let [captured, other] = [(); 2].map(|()| CudaStream::new(0).unwrap());
+    let (graph, ()) = captured
+        .capture(|_| {
+            other.synchronize()?;
+            assert!(other.is_idle()?);
+            Ok::<_, Error>(())
+        })
+        .unwrap();
+    drop(graph);
+    assert_eq!(fake.violations(), Vec::<String>::new());
+}

@@ -52,6 +52,32 @@ fn mapped_pages_pair_up() {
 }
 
 #[test]
+fn the_headroom_is_left_to_the_driver() {
+    let Some(fake) = fake() else { return };
+    let (stream, used, headroom) = (CudaStream::new(0).unwrap(), fake.used(0), 100 << 20);
+    let capacity = fake.set_capacity(0, used + (400 << 20));
+    for addressing in [Addressing::Mapped, Addressing::Segmented] {
+        let options = DeviceOptions::default().addressing(addressing).headroom(headroom);
+        let pool = alloc_cuda::device_pool(0, &options, PoolConfig::default()).unwrap();
+        let mut blocks = Vec::new();
+        while let Ok(block) = pool.allocate(bytes(10 << 20), stream.stream()) {
+            blocks.push(block);
+        }
+        assert_eq!(blocks.len(), 30, "all of the device but the headroom");
+        assert!(fake.calls("cuMemGetInfo_v2") < 40, "the device is seldom asked");
+        assert!(pool.allocate(bytes(10 << 20), stream.stream()).unwrap_err().is_out_of_memory());
+        let again = blocks.pop().unwrap();
+        release(&*pool, again, stream.stream());
+        blocks.push(pool.allocate(bytes(10 << 20), stream.stream()).unwrap());
+        blocks.into_iter().for_each(|block| release(&*pool, block, stream.stream()));
+        pool.trim(0);
+        assert_eq!(fake.used(0), used);
+        fake.clear();
+    }
+    fake.set_capacity(0, capacity);
+}
+
+#[test]
 fn segments_pair_up() {
     let Some(fake) = fake() else { return };
     let before = books(&fake);
