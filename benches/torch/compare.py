@@ -59,7 +59,9 @@ class Budget:
         began = runner.elapsed()
         # The number of steps is to be that of the first run, unless they take much longer.
         seconds = max(share - self.around, 1.0) * (1 if steps is None else 3)
-        answer = runner.run(name, allocator, timeout=self.left(), steps=steps, seconds=seconds)
+        # One that hangs is not to cost all others their time.
+        timeout = min(self.left(), 3 * self.around + 2 * seconds + 10)
+        answer = runner.run(name, allocator, timeout=timeout, steps=steps, seconds=seconds)
         if answer.get("seconds") is not None:
             self.around = max(runner.elapsed() - began - answer["seconds"], 0.0)
         return answer
@@ -67,15 +69,18 @@ class Budget:
 
 def compare(name, allocators, options, budget, out):
     """All runs of a workload: the answers that are of use by allocator, and what went wrong."""
-    runs, wrong, steps = {allocator: [] for allocator in allocators}, [], None
+    runs, wrong, steps = {allocator: [] for allocator in allocators}, {}, None
     for _ in range(options.rounds):
         for allocator in allocators:
+            if allocator in wrong:
+                budget.runs -= 1
+                continue
             answer = budget.run(name, allocator, steps)
             if out:
                 print(json.dumps(answer), file=out, flush=True)
             text = runner.failure(answer)
             if text:
-                wrong.append(f"{name} {allocator}: {text}")
+                wrong[allocator] = f"{name} {allocator}: {text}"
                 print(answer.get("failed") or text, file=sys.stderr, flush=True)
                 continue
             runs[allocator].append(answer)
@@ -85,7 +90,7 @@ def compare(name, allocators, options, budget, out):
                 f"reserved/live {answer['peak_reserved'] / answer['peak_live']:.3f}",
                 flush=True,
             )
-    return runs, wrong
+    return runs, list(wrong.values())
 
 
 def row(name, runs, allocators):
@@ -138,7 +143,7 @@ def main():
     widths = [max(len(row[column]) for row in table) for column in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in table]
     lines += ["time: median step over native's; res/live: peak reserved over peak live bytes, the worst run"]
-    lines += [text[:200] for text in wrong[:6]]
+    lines += [text[:200] for text in wrong[:10]]
     lines += [f"compare: {good} of {len(options.names)} workloads hold ({runner.elapsed():.0f} s)"]
     runner.summarize(lines)
     sys.exit(0 if good == len(options.names) else 1)
