@@ -1,6 +1,6 @@
 """Several processes on one GPU at the same time: their losses are those of a native process that is alone.
 
-    python3 processes.py [--count N] [NAME]
+    python3 processes.py [--count N] [--steps N] [--seconds S] [NAME]
 """
 
 import argparse
@@ -10,27 +10,47 @@ import sys
 import runner
 
 
+def agree(one, two):
+    """Whether two runs have the same losses, as far as both have come."""
+    one, two = one.get("losses", []), two.get("losses", [])
+    count = min(len(one), len(two))
+    return count >= runner.MIN_STEPS and one[:count] == two[:count]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="?", default="gpt2_train")
     parser.add_argument("--count", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=45.0, help="for everything; what takes longer is ended")
     options = parser.parse_args()
-    runner.import_all()
-    alone = runner.run(options.name, "native")
-    equal = 0
-    for allocator in ("native", "ours"):
-        answers = runner.run_together(options.count, options.name, allocator)
-        for answer in answers:
-            if answer.get("failed") or answer.get("out_of_memory"):
-                print(answer.get("failed") or answer["out_of_memory"], file=sys.stderr)
-        good = [answer for answer in answers if answer.get("losses") == alone.get("losses")]
+    runner.import_for([options.name])
+
+    def left(share):
+        return max(options.seconds - runner.elapsed(), 1.0) * share
+
+    # A third of the time is for starting, and nobody is to be ended before the steps are.
+    alone = runner.run(options.name, "native", timeout=left(0.4), steps=options.steps, seconds=left(0.1))
+    lines, equal = [], {}
+    if runner.failure(alone):
+        lines.append(f"one alone: {runner.failure(alone)}"[:200])
+    for allocator, share in (("native", 0.5), ("ours", 1.0)):
+        limits = {"timeout": left(share), "steps": options.steps, "seconds": left(share) / 2}
+        answers = runner.run_together(options.count, options.name, allocator, **limits)
+        texts = {runner.failure(answer) for answer in answers} - {None}
+        equal[allocator] = sum(agree(answer, alone) for answer in answers)
         times = [answer["step_ms"] for answer in answers if answer.get("step_ms")]
         held = sum(answer.get("peak_reserved", 0) for answer in answers) / (1 << 30)
         median = f"{statistics.median(times):.2f} ms a step" if times else "no step"
-        print(f"{options.count} x {options.name}, {allocator}: {len(good)} have the losses of one alone; {median}, "
-              f"{held:.2f} GiB reserved together")
-        equal = len(good)
-    sys.exit(0 if equal == options.count else 1)
+        line = f"{options.count} x {options.name}, {allocator}: {equal[allocator]} have the losses of one alone; {median}, "
+        line += f"{held:.2f} GiB reserved together"
+        print(line, flush=True)
+        lines += [line] + [text[:200] for text in sorted(texts)]
+    verdict = "hold" if equal["ours"] == options.count else "FAIL"
+    if verdict == "FAIL" and equal["native"] <= equal["ours"]:
+        verdict += ", and no better natively"
+    runner.summarize(lines + [f"processes: {verdict} ({runner.elapsed():.0f} s)"])
+    sys.exit(0 if equal["ours"] == options.count else 1)
 
 
 if __name__ == "__main__":

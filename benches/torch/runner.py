@@ -1,6 +1,6 @@
 """Runs workloads, each in a process of its own that starts with everything imported.
 
-    python3 runner.py NAME [--allocator native|expandable|ours] [--steps N] [--scale X] [--limit BYTES]
+    python3 runner.py NAME [--allocator native|expandable|ours] [--steps N] [--seconds S] [--scale X] [--limit BYTES]
 
 prints one line of JSON. Other scripts call `run` and `run_together`. With START=spawn in the environment processes start
 from nothing instead, which takes longer, and helps where an import touches the GPU.
@@ -13,11 +13,17 @@ import json
 import os
 import pickle
 import random
+import re
+import select
+import signal
 import statistics
 import subprocess
 import sys
 import time
 import traceback
+
+#: When this process started, near enough: before the imports that take long.
+BEGAN = time.monotonic()
 
 # Before torch is imported. The first makes cuBLAS deterministic; the second lets this process say whether there is a GPU
 # without touching it, so that its children can.
@@ -32,6 +38,8 @@ import device_memory
 from workloads import WORKLOADS
 
 ALLOCATORS = ("native", "expandable", "ours")
+#: Fewer steps than these say nothing, however long they take.
+MIN_STEPS = 4
 
 
 def use(allocator):
@@ -52,8 +60,13 @@ def limit_memory(allocator, limit):
         torch.cuda.set_per_process_memory_fraction(limit / total, 0)
 
 
-def measure(name, allocator, steps=None, scale=1.0, limit=None):
-    """Runs a workload in this process; what it did, as plain values."""
+def elapsed():
+    """Seconds since this process started."""
+    return time.monotonic() - BEGAN
+
+
+def measure(name, allocator, steps=None, scale=1.0, limit=None, seconds=None):
+    """Runs a workload in this process; what it did, as plain values. After `seconds` of steps no other is begun."""
     function, usual_steps, wait_every, deterministic = WORKLOADS[name]
     steps = steps or usual_steps
     use(allocator)
@@ -72,11 +85,11 @@ def measure(name, allocator, steps=None, scale=1.0, limit=None):
     if limit is not None:
         limit_memory(allocator, limit)
     result = {"name": name, "allocator": allocator, "scale": scale, "limit": limit, "out_of_memory": None}
-    outcomes, times = [], []
+    outcomes, times, first = [], [], time.perf_counter()
     try:
         step = function(scale)
         torch.cuda.synchronize()
-        start = time.perf_counter()
+        start = first = time.perf_counter()
         for number in range(steps):
             outcomes.append(step())
             if (number + 1) % wait_every == 0:
@@ -84,13 +97,17 @@ def measure(name, allocator, steps=None, scale=1.0, limit=None):
                 now = time.perf_counter()
                 times.append((now - start) / wait_every * 1e3)
                 start = now
+                if seconds is not None and now - first > seconds and number + 1 >= MIN_STEPS:
+                    break
     except torch.OutOfMemoryError as error:
         result["out_of_memory"] = str(error)
     torch.cuda.synchronize()
+    taken = time.perf_counter() - first
     stats = torch.cuda.memory_stats()
     settled = times[len(times) // 4 :]
     result.update(
         steps=len(outcomes),
+        seconds=taken,
         losses=[float(outcome).hex() for outcome in outcomes],
         step_ms=statistics.median(settled) if settled else None,
         warm_up_ms=sum(times[: len(times) // 4]),
@@ -106,11 +123,42 @@ def measure(name, allocator, steps=None, scale=1.0, limit=None):
     return result
 
 
-def import_all():
-    """Imports what the workloads need, so that no child has to."""
-    import torch_geometric.nn  # noqa: F401
-    import torchvision  # noqa: F401
-    from transformers import GPT2LMHeadModel, LlamaForCausalLM, MixtralForCausalLM  # noqa: F401
+def import_for(names):
+    """Imports what the workloads need, so that no child has to. One that can't be imported fails when it is run."""
+    for name in names:
+        try:
+            if name.startswith("gpt2"):
+                from transformers import GPT2LMHeadModel  # noqa: F401
+            elif name.startswith("llama"):
+                from transformers import LlamaForCausalLM  # noqa: F401
+            elif name.startswith("moe"):
+                from transformers import MixtralForCausalLM  # noqa: F401
+            elif name.startswith("maskrcnn"):
+                import torchvision  # noqa: F401
+            elif name.startswith("gnn"):
+                import torch_geometric.nn  # noqa: F401
+        except ImportError as error:
+            print(f"{name}: {error}", file=sys.stderr, flush=True)
+
+
+def summarize(lines):
+    """Prints what a script found, and notes it for the end of all scripts."""
+    text = "\n".join(lines) + "\n"
+    print(text, end="", flush=True)
+    if os.environ.get("TORCH_SUMMARY"):
+        with open(os.environ["TORCH_SUMMARY"], "a") as file:
+            file.write(text)
+
+
+def failure(answer):
+    """Why a run has no result, in a line; `None` if it has one."""
+    text = answer.get("failed") or answer.get("out_of_memory")
+    if not text:
+        return None
+    lines = text.strip().splitlines()
+    # PyTorch's errors go on with advice after the line that names them.
+    named = [line for line in lines if re.match(r"[\w.]+(Error|Interrupt|Exit|TooLate|Unavailable|Failure|Memory): ", line)]
+    return (named or lines)[-1]
 
 
 def _answer(pipe, function, arguments):
@@ -127,8 +175,11 @@ def _answer(pipe, function, arguments):
     os._exit(0)
 
 
-def _start(function, arguments):
+def start(function, *arguments):
     """Calls `function` in a child; the child's number and the end of the pipe that its answer comes from."""
+    gc.collect()
+    sys.stdout.flush()
+    sys.stderr.flush()
     read, write = os.pipe()
     if os.environ.get("START") == "spawn":
         os.set_inheritable(write, True)
@@ -146,31 +197,43 @@ def _start(function, arguments):
     _answer(write, function, arguments)
 
 
-def _finish(child, read):
-    with os.fdopen(read, "rb") as pipe:
-        answer = pipe.read()
+def finish(started, deadline):
+    """The answer of a child, or {"failed": text}. At `deadline`, in seconds as `elapsed` counts, the child is ended."""
+    child, read = started
+    parts, in_time = [], True
+    with os.fdopen(read, "rb", buffering=0) as pipe:
+        while in_time:
+            in_time = bool(select.select([pipe], [], [], max(deadline - elapsed(), 0.0))[0])
+            part = pipe.read(1 << 20) if in_time else b""
+            if not part:
+                break
+            parts.append(part)
+    if not in_time:
+        os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
-    if not answer:
+    if not in_time:
+        return {"failed": "it took too long and was ended"}
+    if not parts:
         return {"failed": f"the process ended with status {status} and said nothing"}
-    return pickle.loads(answer)
+    return pickle.loads(b"".join(parts)) or {}
 
 
-def in_child(function, *arguments):
+def in_child(timeout, function, *arguments):
     """Calls a function in a process of its own; its answer, or {"failed": text}."""
-    gc.collect()
-    return _finish(*_start(function, arguments))
+    return finish(start(function, *arguments), elapsed() + timeout)
 
 
-def run(name, allocator, **options):
+def run(name, allocator, timeout, **options):
     """`measure` in a process of its own."""
-    answer = in_child(functools.partial(measure, name, allocator, **options))
+    answer = in_child(timeout, functools.partial(measure, name, allocator, **options))
     return {"name": name, "allocator": allocator, **answer}
 
 
-def run_together(count, name, allocator, **options):
+def run_together(count, name, allocator, timeout, **options):
     """`measure` in several processes at the same time."""
-    started = [_start(functools.partial(measure, name, allocator, **options), ()) for _ in range(count)]
-    return [_finish(*child) for child in started]
+    deadline = elapsed() + timeout
+    started = [start(functools.partial(measure, name, allocator, **options)) for _ in range(count)]
+    return [finish(child, deadline) for child in started]
 
 
 def main():
@@ -178,10 +241,11 @@ def main():
     parser.add_argument("name", choices=sorted(WORKLOADS))
     parser.add_argument("--allocator", choices=ALLOCATORS, default="ours")
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--seconds", type=float)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--limit", type=int)
     options = parser.parse_args()
-    answer = measure(options.name, options.allocator, options.steps, options.scale, options.limit)
+    answer = measure(**vars(options))
     print(json.dumps(answer), flush=True)
 
 

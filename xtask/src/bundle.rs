@@ -143,6 +143,9 @@ torch)
         "$python" "$here/torch/$script.py" "$@"
     else
         failed=0
+        TORCH_SUMMARY=$site/summary
+        export TORCH_SUMMARY
+        : >"$TORCH_SUMMARY"
         for script in "checks --slow" compare processes limits; do
             echo "== $script"
             # Words are to be split here.
@@ -151,7 +154,10 @@ torch)
             name=$1
             shift
             "$python" "$here/torch/$name.py" "$@" || failed=1
+            grep -q "^$name: " "$TORCH_SUMMARY" || echo "$name: ended early" >>"$TORCH_SUMMARY"
         done
+        echo "== summary"
+        cat "$TORCH_SUMMARY"
         exit $failed
     fi
     ;;

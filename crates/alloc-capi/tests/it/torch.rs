@@ -313,6 +313,23 @@ fn running_out_in_a_private_pool_has_the_figures_of_the_device() {
 }
 
 #[test]
+fn a_full_device_leaves_the_driver_its_part() {
+    let Some(fake) = start() else { return };
+    let mut blocks = Vec::new();
+    while let block = take(8 * MIB, Stream::DEFAULT)
+        && !block.is_null()
+    {
+        blocks.push(block);
+    }
+    assert!(last_error().contains("4.00 MiB of it for the driver"), "{}", last_error());
+    // A 256th of the fake's gigabyte, and no whole block more.
+    let free = (1 << 30) - fake.used(0);
+    assert!((4 << 20..8 << 20).contains(&free), "{free}");
+    blocks.into_iter().for_each(|block| give(block, 8 * MIB, Stream::DEFAULT));
+    devmem_torch_reset();
+}
+
+#[test]
 fn devices_that_are_not_there_are_unavailable() {
     let Some(_fake) = start() else { return };
     let mut pointer = null_mut();
