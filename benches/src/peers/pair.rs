@@ -17,11 +17,12 @@ pub fn run<A: DeviceAllocator>(
     bytes: u64,
     schedule: Schedule,
 ) -> Result<Measured, WorkloadError> {
-    let layout = Layout::bytes(bytes).map_err(AllocError::from)?;
     schedule.measure(|units| {
         for _ in 0..units {
-            let block = allocator.allocate(black_box(layout), stream)?;
-            release(allocator, black_box(block), stream)?;
+            // As a program has it: the size comes from somewhere, and the block goes from hand to hand in registers.
+            let layout = Layout::bytes(black_box(bytes)).map_err(AllocError::from)?;
+            let block = allocator.allocate(layout, stream)?;
+            release(allocator, block, stream)?;
         }
         Ok(())
     })
