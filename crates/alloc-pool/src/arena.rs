@@ -262,14 +262,14 @@ mod tests {
     use alloc_core::{Block, DeviceAllocator, Layout, ReleaseError, Stream, StreamSet};
 
     use super::*;
+    use crate::pool::Inner;
     use crate::{Pool, PoolConfig};
 
     const A: Stream = Stream::from_raw(1);
     const B: Stream = Stream::from_raw(2);
 
     fn give(pool: &Pool<SimulatedProvider>, block: Block, stream: Stream) -> Result<(), ReleaseError> {
-        // SAFETY: nothing touches simulated memory; what is wrong with a release is what these tests ask.
-        unsafe { pool.release(block, stream, StreamSet::EMPTY) }
+        Inner::release(&pool.inner, block, stream, StreamSet::EMPTY)
     }
 
     #[test]
