@@ -515,11 +515,13 @@ mod tests {
         let give = |pool: &Pool<SimulatedProvider>, block| release(pool, block, A);
         for (number, limited, captured) in [(0, true, false), (1, true, true), (2, false, false), (3, false, true)] {
             let device = Device::new(DeviceKind::new(12, false), 60_000 + number);
-            let capacity = if limited { 1 << 30 } else { 34 * PAGE };
+            let capacity = if limited { 1 << 30 } else { 36 * PAGE };
             let provider = SimulatedProvider::new(SimulatedConfig { device, capacity, ..SimulatedConfig::default() });
-            let limit = limited.then_some(34 * PAGE);
+            let limit = limited.then_some(36 * PAGE);
             let pool = Pool::new(provider.clone(), PoolConfig { limit, ..PoolConfig::default() }).unwrap();
             let own = take(&pool, 1);
+            // A third thread, which stays where this one is.
+            pool.inner.take_seat(A).unwrap();
             let of_captured = pool.allocate(Layout::bytes(PAGE).unwrap(), C).unwrap();
             std::thread::scope(|scope| {
                 // Channels, so that neither waits for the other when it failed.
