@@ -475,8 +475,7 @@ mod tests {
         for bytes in [0, 1, 700, 60_000] {
             let blocks = [(); 3].map(|()| pool.allocate(Layout::bytes(bytes).unwrap(), Stream::DEFAULT).unwrap());
             for block in blocks {
-                // SAFETY: nothing touches simulated memory.
-                unsafe { pool.release(block, Stream::DEFAULT, StreamSet::EMPTY) }.unwrap();
+                Inner::release(&pool.inner, block, Stream::DEFAULT, StreamSet::EMPTY).unwrap();
             }
         }
         assert_eq!(pool.statistics().in_use.current, 0);

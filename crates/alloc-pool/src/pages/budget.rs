@@ -115,6 +115,12 @@ impl<T> Pages<T> {
         u32::try_from(left).unwrap_or(u32::MAX)
     }
 
+    /// How many granules may be created before the limit is reached.
+    pub(super) fn granules_within(&self, limit: Option<u64>) -> u32 {
+        let left = limit.map_or(u64::MAX, |limit| limit.saturating_sub(self.reserved.current) / self.granule_bytes());
+        u32::try_from(left).unwrap_or(u32::MAX)
+    }
+
     fn budget_bytes(&self, config: &PoolConfig) -> u64 {
         let more =
             self.more_for_restless(config.growth_slack_moving) + self.more_for_thrashing(config.growth_slack_thrashing);

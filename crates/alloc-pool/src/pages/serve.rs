@@ -92,7 +92,9 @@ impl<P: MemoryProvider> Inner<P> {
             let near = self.arenas_with_excess(pages, arena);
             served = self.serve_within(pages, arena, (stream, ask), Reach::Near(near), (busy, untouchable), false);
         }
-        if matches!(served, Ok(None)) {
+        // What the device has no room for may be free elsewhere.
+        if matches!(served, Ok(None) | Err(Failure::Memory)) {
+            pages.peak_units = peak_before;
             let reach = if untouchable == TagSet::MAX { Reach::Near(Vec::new()) } else { Reach::All };
             served = self.serve_within(pages, arena, (stream, ask), reach, (busy, untouchable), frugal);
         }
@@ -175,17 +177,19 @@ impl<P: MemoryProvider> Inner<P> {
         let frugal = frugal && used <= pages.peak_units;
         pages.peak_units = pages.peak_units.max(used);
         let need = ask.units.div_ceil(pages.granule_units);
+        // At the limit free pages are moved, whatever the budget would allow.
+        let may_hold = pages.granules_within(self.limit());
         let growth = match &reach {
             Reach::Near(near) if !situation.capturing() => {
                 let excess = near.iter().fold(0, |sum: u32, &index| sum.saturating_add(pages.excess_granules(index)));
-                let growth = pages.own_growth_granules(arena, ask.units);
+                let growth = pages.own_growth_granules(arena, ask.units).min(may_hold);
                 if growth < need && pages.granules_at_hand(ask.tag) < need {
                     pages.misses -= 1;
                     return Ok(None);
                 }
                 if excess >= need { 0 } else { growth }
             }
-            _ => pages.growth_granules(&self.config),
+            _ => pages.growth_granules(&self.config).min(may_hold),
         };
         let decided = if let Some(node) = self.claim_busy(pages, &mut locked, ask, growth) {
             Ok(node)
@@ -482,6 +486,77 @@ impl<P: MemoryProvider> Inner<P> {
                 let (from, to) = ((index * granule).max(start), ((index + 1) * granule).min(end));
                 state.heap.convert(ANYWHERE, from as u32, (to - from) as u32, Kind::Free, users);
             }
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use alloc_core::conformance::{SimulatedConfig, SimulatedProvider};
+    use alloc_core::{Block, Device, DeviceAllocator, DeviceKind, Layout, StreamSet};
+
+    use crate::{Pool, PoolConfig, cache};
+
+    use super::*;
+
+    const PAGE: u64 = 2 << 20;
+    const A: Stream = Stream::from_raw(1);
+    const C: Stream = Stream::from_raw(3);
+
+    #[test]
+    fn at_the_end_of_memory_pages_of_threads_apart_are_moved() {
+        let take = |pool: &Pool<SimulatedProvider>, pages: u64| -> Block {
+            pool.allocate(Layout::bytes(pages * PAGE).unwrap(), A).unwrap()
+        };
+        let release = |pool: &Pool<SimulatedProvider>, block, stream| {
+            Inner::release(&pool.inner, block, stream, StreamSet::EMPTY).unwrap();
+        };
+        let give = |pool: &Pool<SimulatedProvider>, block| release(pool, block, A);
+        for (number, limited, captured) in [(0, true, false), (1, true, true), (2, false, false), (3, false, true)] {
+            let device = Device::new(DeviceKind::new(12, false), 60_000 + number);
+            let capacity = if limited { 1 << 30 } else { 36 * PAGE };
+            let provider = SimulatedProvider::new(SimulatedConfig { device, capacity, ..SimulatedConfig::default() });
+            let limit = limited.then_some(36 * PAGE);
+            let pool = Pool::new(provider.clone(), PoolConfig { limit, ..PoolConfig::default() }).unwrap();
+            let own = take(&pool, 1);
+            // A third thread, which stays where this one is.
+            pool.inner.take_seat(A).unwrap();
+            let of_captured = pool.allocate(Layout::bytes(PAGE).unwrap(), C).unwrap();
+            std::thread::scope(|scope| {
+                // Channels, so that neither waits for the other when it failed.
+                let (ready, is_ready) = channel();
+                let (done, is_done) = channel::<()>();
+                let pool = &pool;
+                let other = scope.spawn(move || {
+                    give(pool, take(pool, 1));
+                    let seat = pool.inner.change_seat(0).unwrap();
+                    cache::with(pool.inner.cache_key(A), |cache| cache.seat.arena = seat).unwrap();
+                    let blocks: Vec<_> = (0..16).map(|_| take(pool, 2)).collect();
+                    blocks.iter().step_by(2).for_each(|&block| give(pool, block));
+                    ready.send(()).unwrap();
+                    is_done.recv().unwrap();
+                    blocks.iter().skip(1).step_by(2).for_each(|&block| give(pool, block));
+                });
+                is_ready.recv().unwrap();
+                assert!(pool.inner.are_threads_apart());
+                provider.set_capturing(C, captured);
+                let before = (provider.calls().release, pool.statistics().moves);
+                let block = pool.allocate(Layout::bytes(12 * PAGE).unwrap(), A);
+                let after = (provider.calls().release, pool.statistics().moves);
+                done.send(()).unwrap();
+                other.join().unwrap();
+                let block = block.unwrap();
+                assert!(after.0 == before.0 && after.1 >= before.1 + 4, "{before:?} {after:?}");
+                provider.set_capturing(C, false);
+                give(pool, block);
+            });
+            give(&pool, own);
+            release(&pool, of_captured, C);
+            pool.trim(0);
+            assert_eq!(pool.statistics().reserved.current, 0);
+            provider.assert_clean();
         }
     }
 }

@@ -194,6 +194,63 @@ fn a_thread_that_only_releases_loses_nothing_when_its_cache_is_full() {
 }
 
 #[test]
+fn remote_releases_meet_trims_retired_streams_and_statistics() {
+    let (rig, marks) = marked();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let (rig, marks, over) = (&rig, &marks, &over);
+        let mut threads = Vec::new();
+        for pair in 1..=3_u64 {
+            let (sender, receiver) = std::sync::mpsc::sync_channel::<(Block, Stream)>(32);
+            threads.push(scope.spawn(move || {
+                for number in 0..3000_u64 {
+                    // A stream of its own for some time, and one that all have in common.
+                    let own = Stream::with_identity(10 + pair, number / 500);
+                    let stream = if number % 2 == 0 { A } else { own };
+                    let block =
+                        rig.take(1 + number * 7919 * pair % (if number % 3 == 0 { 40 * KIB } else { MIB }), stream);
+                    marks.set(block, pair);
+                    sender.send((block, stream)).unwrap();
+                    if number % 500 == 499 {
+                        rig.pool.retire_stream(own);
+                    }
+                }
+            }));
+            threads.push(scope.spawn(move || {
+                for (number, (block, stream)) in receiver.into_iter().enumerate() {
+                    marks.clear(block, pair);
+                    match number % 7 {
+                        0 => rig.give(block, B),
+                        1 => rig.give_used(block, stream, &[B]),
+                        _ => rig.give(block, stream),
+                    }
+                    if number % 50 == 0 {
+                        assert!(try_give(&rig.pool, block, stream, &[]).is_err(), "{block:?} is released twice");
+                    }
+                }
+            }));
+        }
+        let looks = scope.spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                let figures = rig.figures();
+                assert!(figures.requested.current <= figures.in_use.current);
+                rig.pool.flush_thread_cache();
+                rig.pool.trim(16 * MIB);
+                thread::sleep(std::time::Duration::from_millis(1));
+            }
+        });
+        let ended: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
+        over.store(true, Ordering::Relaxed);
+        looks.join().unwrap();
+        ended.into_iter().for_each(|ended| ended.unwrap());
+    });
+    rig.pool.flush_thread_cache();
+    rig.pool.trim(0);
+    assert_idle(&rig);
+    rig.close();
+}
+
+#[test]
 fn one_of_many_releases_of_a_block_succeeds() {
     let rig = Rig::default();
     for size in [0, 100, 30 * KIB, 200 * KIB, 2 * PAGE] {
