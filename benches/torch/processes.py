@@ -17,6 +17,14 @@ def agree(one, two):
     return count >= runner.MIN_STEPS and one[:count] == two[:count]
 
 
+def difference(one, two):
+    """Where the losses of two runs part, in words."""
+    for step, (left, right) in enumerate(zip(one.get("losses", []), two.get("losses", []))):
+        if left != right:
+            return f"step {step}: {float.fromhex(left):.9g} against {float.fromhex(right):.9g}"
+    return f"{len(one.get('losses', []))} and {len(two.get('losses', []))} steps, equal as far as both go"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="?", default="gpt2_train")
@@ -30,7 +38,7 @@ def main():
         return max(options.seconds - runner.elapsed(), 1.0) * share
 
     # A third of the time is for starting, and nobody is to be ended before the steps are.
-    alone = runner.run(options.name, "native", timeout=left(0.4), steps=options.steps, seconds=left(0.1))
+    alone = runner.run(options.name, "native", timeout=left(0.4), steps=options.steps, seconds=left(0.2))
     lines, equal = [], {}
     if runner.failure(alone):
         lines.append(f"one alone: {runner.failure(alone)}"[:200])
@@ -46,6 +54,8 @@ def main():
         line += f"{held:.2f} GiB reserved together"
         print(line, flush=True)
         lines += [line] + [text[:200] for text in sorted(texts)]
+        if equal[allocator] < options.count:
+            lines.append(f"  {allocator}, the first against one alone: {difference(answers[0], alone)}")
     verdict = "hold" if equal["ours"] == options.count else "FAIL"
     if verdict == "FAIL" and equal["native"] <= equal["ours"]:
         verdict += ", and no better natively"

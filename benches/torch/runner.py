@@ -124,7 +124,10 @@ def measure(name, allocator, steps=None, scale=1.0, limit=None, seconds=None):
 
 
 def import_for(names):
-    """Imports what the workloads need, so that no child has to. One that can't be imported fails when it is run."""
+    """Imports what takes long, so that no child has to. One that can't be imported fails when it is run.
+
+    torchvision and torch_geometric are left to the children: what they import starts CUDA, which no fork survives.
+    """
     for name in names:
         try:
             if name.startswith("gpt2"):
@@ -133,10 +136,6 @@ def import_for(names):
                 from transformers import LlamaForCausalLM  # noqa: F401
             elif name.startswith("moe"):
                 from transformers import MixtralForCausalLM  # noqa: F401
-            elif name.startswith("maskrcnn"):
-                import torchvision  # noqa: F401
-            elif name.startswith("gnn"):
-                import torch_geometric.nn  # noqa: F401
         except ImportError as error:
             print(f"{name}: {error}", file=sys.stderr, flush=True)
 

@@ -30,4 +30,5 @@ mod statistics;
 mod streams;
 
 pub use config::{ConfigError, PoolConfig, parse_bytes};
+pub use pages::Breakdown;
 pub use pool::{Pool, PoolError};

@@ -4,6 +4,7 @@
 //! of which at most one is *active*: its addresses are used or free memory of an arena. The others are *stale*: holes
 //! in their arenas that become memory again without a call to the backend, once the handle is free.
 
+mod breakdown;
 mod budget;
 mod give_back;
 mod plan;
@@ -15,6 +16,7 @@ use alloc_core::{AddressRange, Gauge};
 use crate::notes::Note;
 use crate::placement::heap::TagSet;
 
+pub use breakdown::Breakdown;
 pub(crate) use give_back::Patience;
 pub(crate) use serve::Failure;
 

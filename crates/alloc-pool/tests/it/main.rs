@@ -7,6 +7,7 @@
 
 mod adjust;
 mod bad_input;
+mod breakdown;
 mod conformance;
 mod failures;
 mod heap_calls;
