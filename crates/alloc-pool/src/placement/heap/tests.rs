@@ -212,7 +212,7 @@ fn a_rest_changes_no_placement() {
             assert_eq!(one.is_some(), other.is_some());
             live.extend(one.zip(other));
         }
-        for &(one, other) in live.last() {
+        if let Some(&(one, other)) = live.last() {
             let (one, other) = (plain.node(one).unwrap(), resting.node(other).unwrap());
             assert_eq!((one.start, one.units), (other.start, other.units));
         }
