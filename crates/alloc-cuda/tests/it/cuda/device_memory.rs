@@ -63,7 +63,11 @@ fn the_headroom_is_left_to_the_driver() {
         while let Ok(block) = pool.allocate(bytes(10 << 20), stream.stream()) {
             blocks.push(block);
         }
-        assert_eq!(blocks.len(), 30, "all of the device but the headroom");
+        // What other pools of the process hold idle, they have given back.
+        let others = fake.used(0) - pool.statistics().reserved.current;
+        assert!(others <= used);
+        let left = used + (400 << 20) - headroom - others;
+        assert_eq!(blocks.len() as u64, left / (10 << 20), "all of the device but the headroom");
         assert!(fake.calls("cuMemGetInfo_v2") < 40, "the device is seldom asked");
         assert!(pool.allocate(bytes(10 << 20), stream.stream()).unwrap_err().is_out_of_memory());
         let again = blocks.pop().unwrap();
@@ -71,7 +75,7 @@ fn the_headroom_is_left_to_the_driver() {
         blocks.push(pool.allocate(bytes(10 << 20), stream.stream()).unwrap());
         blocks.into_iter().for_each(|block| release(&*pool, block, stream.stream()));
         pool.trim(0);
-        assert_eq!(fake.used(0), used);
+        assert_eq!(pool.statistics().reserved.current, 0);
         fake.clear();
     }
     fake.set_capacity(0, capacity);
