@@ -8,10 +8,15 @@ use std::sync::{Arc, Weak};
 
 use alloc_core::Stream;
 
+use crate::id::{slot_and_generation, small_name};
 use crate::local::{self, Call};
+use crate::placement::heap::{SHARED_TAG, Tag};
 use crate::placement::units::{CLASSES, class_bytes};
 use crate::primitive::{AtomicU64, Ordering};
 use crate::streams::Seat;
+
+/// A tag that no block has.
+const KEEPS_NONE: Tag = Tag::MAX;
 
 /// The most blocks of one class that a thread keeps.
 pub(crate) const BIN_BLOCKS: usize = 32;
@@ -20,25 +25,25 @@ pub(crate) const BIN_BLOCKS: usize = 32;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct CachedBlock {
     pub(crate) address: u64,
-    /// Slab and slot, above the generation.
-    name: u64,
+    /// The id of the next block here, but for its slack.
+    pub(crate) name: u64,
 }
 
 impl CachedBlock {
     #[inline(always)]
     pub(crate) fn new(address: u64, slot: u32, generation: u32) -> Self {
-        Self { address, name: u64::from(slot) << 32 | u64::from(generation) }
+        Self { address, name: small_name(slot, generation) }
     }
 
     /// Slab and slot.
     #[inline(always)]
     pub(crate) fn slot(self) -> u32 {
-        (self.name >> 32) as u32
+        slot_and_generation(self.name).0
     }
 
-    #[inline(always)]
+    #[cfg(loom)]
     pub(crate) fn generation(self) -> u32 {
-        self.name as u32
+        slot_and_generation(self.name).1
     }
 }
 
@@ -80,12 +85,19 @@ impl CacheCounters {
     }
 }
 
-#[derive(Debug)]
+/// How many blocks of a class there are, and how many to keep at most.
+#[derive(Clone, Copy, Debug, Default)]
 struct Bin {
     len: u32,
-    /// How many blocks to keep at most.
     bound: u32,
-    blocks: [CachedBlock; BIN_BLOCKS],
+}
+
+/// A place for another block of a class.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    class: usize,
+    len: u32,
+    bytes: u64,
 }
 
 /// After how many times that it gave blocks back, and wanted none, a thread is taken for one that only releases.
@@ -140,6 +152,8 @@ impl Crowding {
 pub(crate) struct StreamCache {
     /// The stream's tag and the arena that this thread allocates from.
     pub(crate) seat: Seat,
+    /// The tag of blocks to be kept, or [`KEEPS_NONE`] if streams that share a tag can't be told apart.
+    keeps: Tag,
     /// How often the thread met another one at its arena's lock.
     pub(crate) crowding: Crowding,
     /// How often blocks were given back since any were wanted.
@@ -148,6 +162,7 @@ pub(crate) struct StreamCache {
     byte_bound: u64,
     pub(crate) counters: Arc<CacheCounters>,
     bins: [Bin; CLASSES],
+    blocks: [[CachedBlock; BIN_BLOCKS]; CLASSES],
 }
 
 impl StreamCache {
@@ -155,37 +170,57 @@ impl StreamCache {
         let bins = std::array::from_fn(|class| {
             let fitting = (byte_bound / 8).checked_div(class_bytes(class)).unwrap_or(BIN_BLOCKS as u64);
             let bound = if byte_bound == 0 { 0 } else { fitting.clamp(2, BIN_BLOCKS as u64) as u32 };
-            Bin { len: 0, bound, blocks: [CachedBlock::default(); BIN_BLOCKS] }
+            Bin { len: 0, bound }
         });
-        Self { seat, crowding: Crowding::default(), one_way: ONE_WAY, bytes: 0, byte_bound, counters, bins }
+        Self {
+            seat,
+            keeps: if seat.tag == SHARED_TAG { KEEPS_NONE } else { seat.tag },
+            crowding: Crowding::default(),
+            one_way: ONE_WAY,
+            bytes: 0,
+            byte_bound,
+            counters,
+            bins,
+            blocks: [[CachedBlock::default(); BIN_BLOCKS]; CLASSES],
+        }
     }
 
     #[inline(always)]
-    pub(crate) fn pop(&mut self, class: usize) -> Option<CachedBlock> {
+    pub(crate) fn pop(&mut self, class: usize, bytes: u64) -> Option<CachedBlock> {
         let bin = self.bins.get_mut(class)?;
         let len = bin.len.checked_sub(1)?;
         bin.len = len;
-        self.bytes -= class_bytes(class);
-        Some(bin.blocks[len as usize & (BIN_BLOCKS - 1)])
+        self.bytes -= bytes;
+        Some(self.blocks[class][len as usize & (BIN_BLOCKS - 1)])
     }
 
-    /// Whether another block of the class may be kept.
+    /// Whether blocks of this tag may be kept.
     #[inline(always)]
-    pub(crate) fn has_room(&self, class: usize) -> bool {
-        self.bins.get(class).is_some_and(|bin| bin.len < bin.bound) && self.bytes <= self.byte_bound
+    pub(crate) fn keeps(&self, tag: Tag) -> bool {
+        self.keeps == tag
+    }
+
+    /// The place of another block of the class, if one may be kept.
+    #[inline(always)]
+    pub(crate) fn room(&self, class: usize) -> Option<Room> {
+        let bin = self.bins.get(class)?;
+        let (len, bytes) = (bin.len, self.bytes);
+        (len < bin.bound && bytes <= self.byte_bound).then_some(Room { class, len, bytes })
+    }
+
+    /// Keeps a block where there is room, with nothing else done in between.
+    #[inline(always)]
+    pub(crate) fn fill(&mut self, room: Room, bytes: u64, block: CachedBlock) {
+        let Room { class, len, bytes: before } = room;
+        self.blocks[class][len as usize & (BIN_BLOCKS - 1)] = block;
+        self.bins[class].len = len + 1;
+        self.bytes = before + bytes;
     }
 
     /// Keeps a block; says no if that takes more than is to be kept.
-    #[inline(always)]
     pub(crate) fn push(&mut self, class: usize, block: CachedBlock) -> bool {
-        if !self.has_room(class) {
-            return false;
-        }
-        let Some(bin) = self.bins.get_mut(class) else { return false };
-        bin.blocks[bin.len as usize & (BIN_BLOCKS - 1)] = block;
-        bin.len += 1;
-        self.bytes += class_bytes(class);
-        true
+        let room = self.room(class);
+        room.map(|room| self.fill(room, class_bytes(class), block)).is_some()
     }
 
     /// How many blocks a refill brings. The thread is one that allocates.
@@ -217,10 +252,10 @@ impl StreamCache {
 
     /// Takes the oldest blocks of a class until `keep` are left.
     fn take_oldest(&mut self, class: usize, keep: u32, out: &mut Batch) {
-        let bin = &mut self.bins[class];
+        let (bin, blocks) = (&mut self.bins[class], &mut self.blocks[class]);
         let count = bin.len.saturating_sub(keep) as usize;
-        out.extend(&bin.blocks[..count]);
-        bin.blocks.copy_within(count..bin.len as usize, 0);
+        out.extend(&blocks[..count]);
+        blocks.copy_within(count..bin.len as usize, 0);
         bin.len -= count as u32;
         self.bytes -= count as u64 * class_bytes(class);
         self.publish();
@@ -345,12 +380,13 @@ impl Caches {
         if self.latest.as_ref().is_some_and(|latest| latest.key == key) {
             return self.latest.as_mut().map(|latest| &mut *latest.cache);
         }
-        self.find(key)
+        self.find(key.epoch, key.stream)
     }
 
-    /// Makes another cache the latest.
+    /// Makes another cache the latest. The parts of the key in registers, lest a hit puts it together in memory.
     #[inline(never)]
-    fn find(&mut self, key: CacheKey) -> Option<&mut StreamCache> {
+    fn find(&mut self, epoch: u64, stream: Stream) -> Option<&mut StreamCache> {
+        let key = CacheKey { epoch, stream };
         let other = self.others.iter_mut().find(|other| other.key == key)?;
         match &mut self.latest {
             Some(latest) => std::mem::swap(latest, other),
@@ -435,7 +471,7 @@ mod tests {
         let mut batch = Batch::new();
         fill(&mut cache);
         assert!(cache.make_room(1, &mut batch), "it never wanted any");
-        assert_eq!((batch.blocks().len(), cache.pop(1)), (BIN_BLOCKS, None));
+        assert_eq!((batch.blocks().len(), cache.pop(1, class_bytes(1))), (BIN_BLOCKS, None));
         cache.begin_refill(7);
         for _ in 0..ONE_WAY {
             fill(&mut cache);
@@ -475,6 +511,6 @@ mod tests {
         cache.begin_refill(2);
         assert!(!cache.make_room(1, &mut batch));
         assert_eq!(batch.blocks().iter().map(|b| b.slot()).collect::<Vec<_>>(), (0..16).collect::<Vec<_>>());
-        assert_eq!(cache.pop(1).map(|b| b.slot()), Some(31));
+        assert_eq!(cache.pop(1, class_bytes(1)).map(|b| b.slot()), Some(31));
     }
 }

@@ -48,12 +48,32 @@ pub(crate) fn large_generation(generation: u32) -> u32 {
     generation & ((1 << NODE_GENERATION_BITS) - 1)
 }
 
+/// The bits of a small block's id, but for its slack.
+#[inline(always)]
+pub(crate) fn small_name(slot: u32, generation: u32) -> u64 {
+    u64::from(slot) << (SLACK_BITS + SLOT_GENERATION_BITS) | u64::from(generation) << SLACK_BITS
+}
+
+/// Slot and generation of a small block's name.
+#[inline(always)]
+pub(crate) fn slot_and_generation(name: u64) -> (u32, u32) {
+    (field(name, SLACK_BITS + SLOT_GENERATION_BITS, SLOT_BITS), field(name, SLACK_BITS, SLOT_GENERATION_BITS))
+}
+
+/// The name of a slot's next block, after one of this id.
+#[inline(always)]
+pub(crate) fn next_small_name(bits: u64, next_generation: u32) -> u64 {
+    bits >> (SLACK_BITS + SLOT_GENERATION_BITS) << (SLACK_BITS + SLOT_GENERATION_BITS)
+        | u64::from(next_generation) << SLACK_BITS
+}
+
 /// The generation of a slot after this one.
 #[inline]
 pub(crate) fn next_slot_generation(generation: u32) -> u32 {
     (generation + 1) & ((1 << SLOT_GENERATION_BITS) - 1)
 }
 
+#[inline(always)]
 fn field(bits: u64, shift: u32, width: u32) -> u32 {
     (bits >> shift) as u32 & ((1 << width) - 1)
 }
@@ -79,11 +99,7 @@ impl Name {
     #[inline(always)]
     pub(crate) fn id(self) -> BlockId {
         BlockId::from_bits(match self {
-            Self::Small { slot, generation, slack } => {
-                u64::from(slot) << (SLACK_BITS + SLOT_GENERATION_BITS)
-                    | u64::from(generation) << SLACK_BITS
-                    | u64::from(slack)
-            }
+            Self::Small { slot, generation, slack } => small_name(slot, generation) | u64::from(slack),
             Self::Large { arena, node, generation } => {
                 LARGE
                     | u64::from(arena) << (NODE_BITS + NODE_GENERATION_BITS)

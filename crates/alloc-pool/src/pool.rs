@@ -133,8 +133,9 @@ impl<P: MemoryProvider> Pool<P> {
         self.inner.empty_returns();
     }
 
+    #[cold]
     #[inline(never)]
-    fn release_uncached(&self, block: Block, stream: Stream, uses: &StreamSet) -> Result<(), ReleaseError> {
+    fn release_with_care(&self, block: Block, stream: Stream, uses: &StreamSet) -> Result<(), ReleaseError> {
         Inner::release(&self.inner, block, stream, uses).inspect_err(|error| {
             self.inner.rejected.fetch_add(1, Ordering::Relaxed);
             self.inner.tell(&AllocatorEvent::RejectedRelease(error));
@@ -186,7 +187,7 @@ unsafe impl<P: MemoryProvider> DeviceAllocator for Pool<P> {
     // Inlined so that a hit returns the block in registers: through memory it costs a stalled load.
     #[inline(always)]
     fn allocate(&self, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
-        let (address, id) = match self.inner.allocate_cached(layout, stream) {
+        let (address, id) = match self.inner.allocate_quickly(layout, stream) {
             Some(parts) => parts,
             None => {
                 let mut error = None;
@@ -201,10 +202,10 @@ unsafe impl<P: MemoryProvider> DeviceAllocator for Pool<P> {
 
     #[inline(always)]
     unsafe fn release(&self, block: Block, stream: Stream, uses: &StreamSet) -> Result<(), ReleaseError> {
-        if self.inner.release_cached(block, stream, uses) {
+        if uses.is_empty() && self.inner.release_quickly(block, stream) {
             return Ok(());
         }
-        self.release_uncached(block, stream, uses)
+        self.release_with_care(block, stream, uses)
     }
 
     fn statistics(&self) -> Statistics {

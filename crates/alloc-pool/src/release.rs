@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use alloc_core::{Block, MemoryProvider, ReleaseError, Stream, StreamSet};
+use alloc_core::{Block, BlockId, MemoryProvider, ReleaseError, Stream, StreamSet};
 
 use crate::arena::{Addresses, Arena, ArenaState};
 use crate::cache::{self, Batch, CacheHome, CachedBlock};
-use crate::id::{Name, large_generation, next_slot_generation, slab_and_slot};
+use crate::id::{Name, large_generation, next_slot_generation, next_small_name, slab_and_slot};
 use crate::ledger::SlabEntry;
 use crate::local::{self, Call};
 use crate::pages::Patience;
@@ -17,35 +17,71 @@ use crate::pool::Inner;
 use crate::streams::Seat;
 
 impl<P: MemoryProvider> Inner<P> {
-    /// Keeps a small block in the thread's cache. `false`, with nothing done, if it can't be: then
-    /// [`Inner::release`] finds out why.
+    /// Releases a block that no other stream uses: a small one to the thread's cache, a large one to its arena. `false`,
+    /// with nothing done, if it can't be: then [`Inner::release`] finds out why.
     #[inline(always)]
-    pub(crate) fn release_cached(&self, block: Block, stream: Stream, uses: &StreamSet) -> bool {
-        let Name::Small { slot: number, generation, slack } = Name::of(block.id()) else { return false };
+    pub(crate) fn release_quickly(&self, block: Block, stream: Stream) -> bool {
+        match Name::of(block.id()) {
+            Name::Small { slot, generation, slack } => self.release_cached(block, (slot, generation, slack), stream),
+            Name::Large { .. } => self.release_placed(block.address().get(), block.size(), block.id(), stream),
+        }
+    }
+
+    #[inline(always)]
+    fn release_cached(&self, block: Block, (number, generation, slack): (u32, u32, u32), stream: Stream) -> bool {
         let (slab, slot) = slab_and_slot(number);
         let Some(entry) = self.ledger.get(slab) else { return false };
         let facts = entry.facts();
         let bytes = class_bytes(facts.class);
         let address = facts.base + u64::from(slot) * class_stride(facts.class);
-        if address != block.address().get() || block.size().wrapping_add(u64::from(slack)) != bytes || !uses.is_empty()
-        {
+        if address != block.address().get() || block.size().wrapping_add(u64::from(slack)) != bytes {
             return false;
         }
         let call = Call::default();
         let Some(Ok(mut caches)) = local::current(&call).map(|caches| caches.try_borrow_mut()) else { return false };
         let Some(cache) = caches.get(self.cache_key(stream)) else { return false };
-        if cache.seat.tag != facts.tag || facts.tag == SHARED_TAG || !cache.has_room(facts.class) {
-            return false;
-        }
+        let Some(room) = cache.room(facts.class).filter(|_| cache.keeps(facts.tag)) else { return false };
         if !entry.generations.retire(slot, generation) {
             return false;
         }
         cache.counters.count_release(block.size(), bytes);
-        cache.push(facts.class, CachedBlock::new(address, number, next_slot_generation(generation)))
+        let name = next_small_name(block.id().to_bits(), next_slot_generation(generation));
+        cache.fill(room, bytes, CachedBlock { address, name });
+        true
+    }
+
+    /// One function without calls and with all arguments in registers, for the same reason as
+    /// [`Inner::allocate_placed`].
+    #[inline(never)]
+    fn release_placed(&self, address: u64, size: u64, id: BlockId, stream: Stream) -> bool {
+        let Name::Large { arena, node, generation } = Name::of(id) else { return false };
+        let Some(owner) = self.arena(arena) else { return false };
+        if owner.remote.is_on() {
+            return false;
+        }
+        let (mut state, met) = owner.lock_or_wait();
+        if met {
+            self.prepare(owner, &mut state);
+        }
+        let Some(found) = state.heap.node(node) else { return false };
+        let (bytes, requested) = (u64::from(found.units) << UNIT_SHIFT, found.requested());
+        let is_this = found.kind == Kind::Used
+            && large_generation(found.generation) == generation
+            && found.home == stream
+            && requested == size
+            && state.addresses.of(found.start).get() == address;
+        // Another thread may have had releases without the lock begin just now.
+        if !is_this || owner.remote.is_on() {
+            return false;
+        }
+        state.large.count_release(bytes, bytes - requested);
+        state.heap.release_to_rest(node);
+        drop(state);
+        self.keep_to_threshold();
+        true
     }
 
     /// Takes a block back that the thread's cache does not keep.
-    #[inline]
     pub(crate) fn release(
         this: &Arc<Self>,
         block: Block,
@@ -136,7 +172,6 @@ impl<P: MemoryProvider> Inner<P> {
         }
     }
 
-    #[inline]
     fn release_large(
         &self,
         block: Block,

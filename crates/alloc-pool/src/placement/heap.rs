@@ -164,6 +164,12 @@ impl Heap {
 
     /// Takes free memory that `tag` may use at once.
     pub(crate) fn allocate(&mut self, ask: Ask) -> Option<u32> {
+        self.allocate_inline(ask)
+    }
+
+    /// The same, for the one caller that is in a hurry.
+    #[inline(always)]
+    pub(crate) fn allocate_inline(&mut self, ask: Ask) -> Option<u32> {
         if self.resting != NIL {
             let index = std::mem::replace(&mut self.resting, NIL);
             if self.would_fit_best(index, ask) {
@@ -171,7 +177,7 @@ impl Heap {
                 (node.slack, node.home) = (ask.slack, ask.home);
                 return Some(index);
             }
-            self.release(index);
+            self.release_inline(index);
         }
         let slack = u32::try_from(ask.align - 1).ok()?;
         let index = self.fit(ask, |heap, node| heap.in_the_way(node, ask.tag) == 0)?;
@@ -236,8 +242,12 @@ impl Heap {
     }
 
     /// Gives a used node's memory back; returns the free node that holds it now.
-    #[inline]
     pub(crate) fn release(&mut self, index: u32) -> u32 {
+        self.release_inline(index)
+    }
+
+    #[inline(always)]
+    fn release_inline(&mut self, index: u32) -> u32 {
         self.now += 1;
         let node = &mut self.nodes[index as usize];
         node.generation = node.generation.wrapping_add(1);

@@ -36,15 +36,18 @@ pub(crate) fn class_of(bytes: u64) -> usize {
     (9 + (k - 3) * 8) as usize + eighth as usize
 }
 
-/// The shape of a class, looked up on every call.
+/// The shape of a class, looked up on every call: in bytes as well, so that nothing is left to compute.
 #[derive(Clone, Copy, Debug)]
 struct Shape {
+    bytes: u32,
+    stride: u32,
     units: u32,
     slots: u32,
 }
 
-static SHAPES: [Shape; CLASSES] = {
-    let mut shapes = [Shape { units: 0, slots: SLOTS_MAX }; CLASSES];
+// No static: the optimiser takes what it reads from a static of another crate for a variable.
+const SHAPES: [Shape; CLASSES] = {
+    let mut shapes = [Shape { bytes: 0, stride: UNIT as u32, units: 0, slots: SLOTS_MAX }; CLASSES];
     let mut class = 1;
     while class < CLASSES {
         let units = units_of_class(class as u32);
@@ -56,7 +59,8 @@ static SHAPES: [Shape; CLASSES] = {
         } else {
             fitting
         };
-        shapes[class] = Shape { units, slots };
+        let bytes = units << UNIT_SHIFT;
+        shapes[class] = Shape { bytes, stride: bytes, units, slots };
         class += 1;
     }
     shapes
@@ -79,13 +83,13 @@ pub(crate) fn class_units(class: usize) -> u32 {
 /// The bytes of a block of this class.
 #[inline]
 pub(crate) fn class_bytes(class: usize) -> u64 {
-    u64::from(class_units(class)) << UNIT_SHIFT
+    u64::from(SHAPES[class].bytes)
 }
 
 /// The distance between blocks of this class in bytes; those of zero bytes take addresses, though no memory.
 #[inline]
 pub(crate) fn class_stride(class: usize) -> u64 {
-    class_bytes(class).max(UNIT)
+    u64::from(SHAPES[class].stride)
 }
 
 /// How many blocks a slab of this class holds: 8 to 64.

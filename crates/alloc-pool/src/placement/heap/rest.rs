@@ -6,18 +6,25 @@ use super::{Ask, Heap};
 
 impl Heap {
     /// Ends the life of a used node's block. Its memory is free by the next release or request.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn release_to_rest(&mut self, index: u32) {
-        if self.resting != NIL {
-            self.end_rest();
-        }
-        let Node { prev, next, .. } = self.nodes[index as usize];
-        let is_free = |index: u32| self.nodes.get(index as usize).is_some_and(|node| node.kind == Kind::Free);
-        if is_free(prev) || (next != self.top && is_free(next)) {
-            self.release(index);
-        } else {
-            self.retire(index);
-            self.resting = index;
+        // Free memory may be due to be made of two nodes, of the one that rests first.
+        let mut due = std::mem::replace(&mut self.resting, NIL);
+        loop {
+            if due != NIL {
+                self.release_inline(due);
+                if due == index {
+                    return;
+                }
+            }
+            let Node { prev, next, .. } = self.nodes[index as usize];
+            let is_free = |index: u32| self.nodes.get(index as usize).is_some_and(|node| node.kind == Kind::Free);
+            if !is_free(prev) && (next == self.top || !is_free(next)) {
+                self.retire(index);
+                self.resting = index;
+                return;
+            }
+            due = index;
         }
     }
 
