@@ -31,6 +31,16 @@ pub(super) struct AtPeak {
     allocated_bytes: u64,
 }
 
+/// For how long the pool has been moving pieces all the time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Unrest {
+    /// What had happened when this stretch of time began.
+    allocations: u64,
+    moves: u64,
+    /// Stretches full of moves, less those that were not.
+    score: u64,
+}
+
 /// What had happened when the pool was found to thrash.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Thrashing {
@@ -45,12 +55,17 @@ const ROUNDS_AT_REST: f64 = 0.6;
 const MORE_PER_ROUND: f64 = 0.02;
 
 /// A pool thrashes if long after its peak was reached it has moved more than one byte in so many allocated, and that by
-/// so many times all of its memory. From then on it is given more for each time that it moves all of its pieces, but
-/// for one piece in so many blocks: a piece takes as long to move as a thousand blocks to allocate.
+/// so many times all of its memory.
 const ALLOCATED_PER_MOVED_THRASHING: u64 = 64;
 const ROUNDS_BEFORE_THRASHING: u64 = 2;
-const MORE_PER_ROUND_OF_THRASHING: f64 = 0.2;
-const BLOCKS_PER_MOVED_PIECE: u64 = 400;
+/// So does one that for so many stretches of so many blocks has moved more than one piece in so many of them: a piece
+/// takes as long to move as a thousand blocks to allocate. A stretch without makes up for one that had more.
+const BLOCKS_PER_MOVED_PIECE: u64 = 320;
+const STRETCH: u64 = 32768;
+const STRETCHES_BEFORE_THRASHING: u64 = 3;
+/// From then on it is given more for each time that it moves all of its pieces, but for one piece in so many blocks.
+const MORE_PER_ROUND_OF_THRASHING: f64 = 0.5;
+const BLOCKS_PER_BORNE_PIECE: u64 = 4000;
 
 /// A peak that rises by less than this part of it has been reached before.
 const LITTLE: u64 = 64;
@@ -63,6 +78,20 @@ const SPARE_BYTES: u64 = 8 << 20;
 /// Half more, and a little.
 fn with_spare(units: u64, granule_units: u64) -> u64 {
     units + units / 2 + (SPARE_BYTES >> UNIT_SHIFT).max(granule_units)
+}
+
+impl Unrest {
+    /// Whether pieces have been moved for too long, with what has happened by now.
+    fn lasts(&mut self, allocations: u64, moves: u64) -> bool {
+        let blocks = allocations.saturating_sub(self.allocations);
+        if blocks >= STRETCH {
+            let moved = moves.saturating_sub(self.moves);
+            let is_restless = moved > blocks / BLOCKS_PER_MOVED_PIECE;
+            let score = if is_restless { self.score + 1 } else { self.score.saturating_sub(blocks / STRETCH) };
+            *self = Self { allocations, moves, score };
+        }
+        self.score >= STRETCHES_BEFORE_THRASHING
+    }
 }
 
 impl<T> Pages<T> {
@@ -78,9 +107,10 @@ impl<T> Pages<T> {
     /// Notes that the peak of what is in use has risen.
     pub(super) fn note_peak(&mut self) {
         if self.peak_units > self.at_peak.units + self.at_peak.units / LITTLE {
-            let (_, allocated_bytes) = self.allocated();
+            let (allocations, allocated_bytes) = self.allocated();
             let (units, reserved, moved_granules) = (self.peak_units, self.reserved.current, self.moved_granules);
             self.at_peak = AtPeak { units, reserved, moved_granules, allocated_bytes };
+            self.unrest = Unrest { allocations, moves: self.moves, score: 0 };
         }
     }
 
@@ -92,7 +122,8 @@ impl<T> Pages<T> {
         let (allocations, allocated) = self.allocated();
         let moved = (self.moved_granules - self.at_peak.moved_granules).saturating_mul(self.granule_bytes());
         let bearable = allocated.saturating_sub(self.at_peak.allocated_bytes) / ALLOCATED_PER_MOVED_THRASHING;
-        if moved > bearable.saturating_add(ROUNDS_BEFORE_THRASHING * self.reserved.current) {
+        let has_moved_all = moved > bearable.saturating_add(ROUNDS_BEFORE_THRASHING * self.reserved.current);
+        if self.unrest.lasts(allocations, self.moves) || has_moved_all {
             self.thrashing = Some(Thrashing { moves: self.moves, allocations });
         }
     }
@@ -138,7 +169,7 @@ impl<T> Pages<T> {
     fn more_for_thrashing(&self, most: f64) -> f64 {
         let Some(since) = self.thrashing else { return 0.0 };
         let blocks = self.allocated().0.saturating_sub(since.allocations);
-        let beyond = (self.moves - since.moves).saturating_sub(blocks / BLOCKS_PER_MOVED_PIECE);
+        let beyond = (self.moves - since.moves).saturating_sub(blocks / BLOCKS_PER_BORNE_PIECE);
         let pieces = self.handles.len() - self.vacant.len();
         (MORE_PER_ROUND_OF_THRASHING * beyond as f64 / pieces.max(1) as f64).min(most)
     }
@@ -164,5 +195,33 @@ impl<T> Pages<T> {
         let granule_units = u64::from(self.granule_units);
         let wanted = with_spare(arena.census.used_units, granule_units).div_ceil(granule_units);
         u32::try_from(u64::from(arena.active).saturating_sub(wanted)).unwrap_or(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After how many blocks a pool that moves a piece every so many blocks is found restless for too long.
+    fn lasts_after(blocks_per_piece: impl Fn(u64) -> u64) -> Option<u64> {
+        let (mut unrest, mut moves) = (Unrest::default(), 0);
+        (1..1_000_000).find(|&blocks| {
+            let moved = blocks % blocks_per_piece(blocks) == 0;
+            moves += u64::from(moved);
+            moved && unrest.lasts(blocks, moves)
+        })
+    }
+
+    #[test]
+    fn a_pool_that_moves_pieces_all_the_time_thrashes() {
+        let limit = STRETCH * STRETCHES_BEFORE_THRASHING;
+        assert!(lasts_after(|_| 100).is_some_and(|blocks| (limit..limit + STRETCH).contains(&blocks)));
+        assert_eq!(lasts_after(|_| 400), None, "one in so many is borne");
+    }
+
+    #[test]
+    fn a_pool_that_comes_to_rest_in_between_does_not_thrash() {
+        let busy_then_still = |blocks: u64| if blocks % (4 * STRETCH) < STRETCH { 50 } else { 5_000 };
+        assert_eq!(lasts_after(busy_then_still), None);
     }
 }

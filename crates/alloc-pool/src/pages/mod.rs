@@ -103,6 +103,7 @@ pub(crate) struct Pages<T> {
     peak_units: u64,
     at_peak: budget::AtPeak,
     /// Since when the pool thrashes, if it does.
+    unrest: budget::Unrest,
     thrashing: Option<budget::Thrashing>,
     /// The streams that the request at hand has to be ordered after.
     in_the_way: TagSet,
@@ -140,6 +141,7 @@ impl<T> Pages<T> {
             reserved: Gauge::default(),
             peak_units: 0,
             at_peak: budget::AtPeak::default(),
+            unrest: budget::Unrest::default(),
             thrashing: None,
             in_the_way: 0,
             untouchable: 0,
