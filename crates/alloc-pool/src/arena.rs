@@ -148,7 +148,7 @@ pub(crate) enum Addresses {
 }
 
 impl Addresses {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn of(&self, unit: u32) -> Address {
         match self {
             Self::Range { base } => Address::new(base + (u64::from(unit) << UNIT_SHIFT)),

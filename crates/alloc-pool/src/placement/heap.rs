@@ -272,7 +272,7 @@ impl Heap {
 
     /// Whether free memory may merge with such as `users` are done with: not if streams other than these may still use
     /// it, since none of them could have the whole then.
-    #[inline]
+    #[inline(always)]
     fn may_join(&self, index: u32, users: TagSet) -> bool {
         let node = &self.nodes[index as usize];
         node.users & !users == 0 || self.outstanding(node.users & !users, node.stamp) == 0
