@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use alloc_core::{Block, BlockId, MemoryProvider, ReleaseError, Stream, StreamSet};
+use alloc_core::{Address, Block, BlockId, MemoryProvider, ReleaseError, Stream, StreamSet};
 
 use crate::arena::{Addresses, Arena, ArenaState};
 use crate::cache::{self, Batch, CacheHome, CachedBlock};
@@ -57,7 +57,11 @@ impl<P: MemoryProvider> Inner<P> {
         let Name::Large { arena, node, generation } = Name::of(id) else { return false };
         let Some(owner) = self.arena(arena) else { return false };
         if owner.remote.is_on() {
-            return false;
+            let block = Block::from_parts(Address::new(address), size, id);
+            return owner.remote.release(block, (node, generation), stream) && {
+                self.keep_to_threshold();
+                true
+            };
         }
         let (mut state, met) = owner.lock_or_wait();
         if met {
@@ -182,10 +186,6 @@ impl<P: MemoryProvider> Inner<P> {
         uses: &StreamSet,
     ) -> Result<(), ReleaseError> {
         let Some(owner) = self.arena(arena) else { return Err(self.foreign(block)) };
-        if owner.remote.is_on() && uses.is_empty() && owner.remote.release(block, (node, generation), stream) {
-            self.keep_to_threshold();
-            return Ok(());
-        }
         let (mut state, met) = owner.lock_or_wait();
         if met || owner.remote.is_on() {
             self.prepare(owner, &mut state);
