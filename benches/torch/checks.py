@@ -7,6 +7,7 @@ there too is no failure of ours. `--native` runs all that can be on that allocat
 """
 
 import argparse
+import importlib
 import sys
 import time
 
@@ -20,15 +21,23 @@ import device_memory
 CHECKS, SLOW, ALSO_NATIVE = {}, set(), set()
 MIB = 1 << 20
 #: Seconds after which a check has failed, whatever it is doing.
-TIMEOUT, SLOW_TIMEOUT = 60, 240
+TIMEOUT, SLOW_TIMEOUT = 60, 120
 
 #: The allocator of this process.
 allocator = "ours"
 
 
-def check(function):
-    CHECKS[function.__name__] = function
-    return function
+def registered_in(table):
+    """A decorator that notes functions by their names."""
+
+    def add(function):
+        table[function.__name__] = function
+        return function
+
+    return add
+
+
+check = registered_in(CHECKS)
 
 
 def slow(function):
@@ -430,49 +439,54 @@ def torch_and_cupy_share_arrays():
     expect(z.sum().item() == 1000.0, "and the other way")
 
 
-def run_check(name, on):
+def run_check(module, name, on):
     global allocator
     allocator = on
-    CHECKS[name]()
+    importlib.import_module(module).CHECKS[name]()
 
 
-def attempt(name, on):
+def attempt(module, name, on):
     """Runs a check in a process of its own: how it failed, or `None`, and the seconds that it took."""
     began = time.time()
-    answer = runner.in_child(SLOW_TIMEOUT if name in SLOW else TIMEOUT, run_check, name, on)
+    answer = runner.in_child(SLOW_TIMEOUT if name in SLOW else TIMEOUT, run_check, module, name, on)
     return answer.get("failed"), time.time() - began
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(module, table, description):
+    """Runs the checks of a module's table."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="CHECK")
     parser.add_argument("--slow", action="store_true")
     parser.add_argument("--native", action="store_true")
+    parser.add_argument("--seconds", type=float, default=300.0, help="after these no other check is begun")
     options = parser.parse_args()
-    unknown = [name for name in options.names if name not in CHECKS]
+    unknown = [name for name in options.names if name not in table]
     if unknown:
-        parser.error(f"no check is named {', '.join(unknown)}; there are {', '.join(CHECKS)}")
-    names = options.names or [name for name in CHECKS if options.slow or name not in SLOW]
+        parser.error(f"no check is named {', '.join(unknown)}; there are {', '.join(table)}")
+    names = options.names or [name for name in table if options.slow or name not in SLOW]
     if options.native:
         names = [name for name in names if name in ALSO_NATIVE]
-    failed, as_native = [], []
+    failed, as_native, held_up = [], [], 0
     for name in names:
-        text, seconds = attempt(name, "native" if options.native else "ours")
+        if runner.elapsed() > options.seconds:
+            failed.append(f"FAIL {name}: there was no time left for it")
+            continue
+        text, seconds = attempt(module, name, "native" if options.native else "ours")
         verdict = "ok  " if text is None else "FAIL"
         if text and name in ALSO_NATIVE and not options.native:
-            natively, _ = attempt(name, "native")
+            natively, _ = attempt(module, name, "native")
             if natively:
                 verdict = "BOTH"
                 text += "\nand natively\n" + natively
         print(f"{verdict} {name} ({seconds:.1f} s)", flush=True)
+        held_up += text is None
         if text:
             last = runner.failure({"failed": text})
             (as_native if verdict == "BOTH" else failed).append(f"{verdict} {name}: {last}"[:200])
             print("    " + text.strip().replace("\n", "\n    "), flush=True)
-    held_up = len(names) - len(failed) - len(as_native)
     also = f", {len(as_native)} fail natively too" if as_native else ""
     lines = (failed + as_native)[:12]
-    runner.summarize(lines + [f"checks: {held_up} of {len(names)} hold{also} ({runner.elapsed():.0f} s)"])
+    runner.summarize(lines + [f"{module}: {held_up} of {len(names)} hold{also} ({runner.elapsed():.0f} s)"])
     sys.exit(1 if failed else 0)
 
 
@@ -480,4 +494,4 @@ if __name__ == "__main__":
     # By its own name, so that a process that starts from nothing finds the checks.
     import checks
 
-    checks.main()
+    checks.main("checks", checks.CHECKS, __doc__)

@@ -34,6 +34,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
+import deterministic
 import device_memory
 from workloads import WORKLOADS
 
@@ -65,62 +66,99 @@ def elapsed():
     return time.monotonic() - BEGAN
 
 
-def measure(name, allocator, steps=None, scale=1.0, limit=None, seconds=None):
-    """Runs a workload in this process; what it did, as plain values. After `seconds` of steps no other is begun."""
-    function, usual_steps, wait_every, deterministic = WORKLOADS[name]
-    steps = steps or usual_steps
-    use(allocator)
+def seed():
+    """The same random numbers in every process, on every device."""
     random.seed(7)
     torch.manual_seed(7)
-    torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-    if deterministic:
-        import warnings
 
-        warnings.filterwarnings("ignore", message=".*deterministic.*")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
+
+def build(function, scale, level, result):
+    """A workload's step, and the outcome of its first one, which shows whether determinism is to be had."""
+    deterministic.ask_for(level)
+    for _ in range(2):
+        seed()
+        step = function(scale)
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        try:
+            outcome = step()
+        except RuntimeError as error:
+            operation = deterministic.lacks_version(error)
+            if operation is None:
+                raise
+            result["not_deterministic"] = operation
+            deterministic.settle_for_less()
+            del step
+            torch.cuda.reset_peak_memory_stats()
+            continue
+        torch.cuda.synchronize()
+        return step, outcome, time.perf_counter() - began
+    raise RuntimeError("a workload asks for determinism again")
+
+
+def figures_of(allocator):
+    """What memory was held, as plain values."""
+    stats = torch.cuda.memory_stats()
+    # PyTorch's own allocator counts as requested what it may not reuse yet, since another stream does, and as allocated
+    # what the program holds, rounded up. The program's own is less than either.
+    found = {
+        "peak_live": min(stats["requested_bytes.all.peak"], stats["allocated_bytes.all.peak"]),
+        "peak_requested": stats["requested_bytes.all.peak"],
+        "peak_reserved": stats["reserved_bytes.all.peak"],
+        "retries": stats["num_alloc_retries"],
+    }
+    if allocator == "ours":
+        figures = device_memory.statistics()
+        keys = ("hits", "misses", "moves", "memory_calls", "calls", "rejected_frees", "leaked", "in_use_peak")
+        found["pool"] = {key: figures[key] for key in keys}
+        found["pool"].update(parked_peak=figures["parked_peak"], by_call=figures["pool"]["calls"])
+    return found
+
+
+def measure(name, allocator, steps=None, scale=1.0, limit=None, seconds=None, level=deterministic.USUAL):
+    """Runs a workload in this process; what it did, as plain values. After `seconds` of steps no other is begun."""
+    function, usual_steps, wait_every = WORKLOADS[name]
+    steps = steps or usual_steps
+    use(allocator)
+    torch.backends.cuda.matmul.allow_tf32 = True
     torch.zeros(1, device="cuda")
     if limit is not None:
         limit_memory(allocator, limit)
-    result = {"name": name, "allocator": allocator, "scale": scale, "limit": limit, "out_of_memory": None}
-    outcomes, times, first = [], [], time.perf_counter()
+    result = {"name": name, "allocator": allocator, "scale": scale, "limit": limit, "level": level}
+    result.update(out_of_memory=None, not_deterministic=None)
+    outcomes, times, begun = [], [], time.perf_counter()
     try:
-        step = function(scale)
-        torch.cuda.synchronize()
-        start = first = time.perf_counter()
-        for number in range(steps):
+        step, outcome, first = build(function, scale, level, result)
+        outcomes.append(outcome)
+        start = began = time.perf_counter()
+        for number in range(1, steps):
             outcomes.append(step())
-            if (number + 1) % wait_every == 0:
+            if number % wait_every == 0:
                 torch.cuda.synchronize()
                 now = time.perf_counter()
                 times.append((now - start) / wait_every * 1e3)
                 start = now
-                if seconds is not None and now - first > seconds and number + 1 >= MIN_STEPS:
+                if seconds is not None and now - began > seconds and number + 1 >= MIN_STEPS:
                     break
+        torch.cuda.synchronize()
+        result.update(first_ms=first * 1e3)
     except torch.OutOfMemoryError as error:
         result["out_of_memory"] = str(error)
-    torch.cuda.synchronize()
-    taken = time.perf_counter() - first
-    stats = torch.cuda.memory_stats()
-    settled = times[len(times) // 4 :]
+    settled = times[settling(len(times)) :]
     result.update(
         steps=len(outcomes),
-        seconds=taken,
+        seconds=time.perf_counter() - begun,
         losses=[float(outcome).hex() for outcome in outcomes],
+        times_ms=times,
         step_ms=statistics.median(settled) if settled else None,
-        warm_up_ms=sum(times[: len(times) // 4]),
-        peak_live=stats["requested_bytes.all.peak"],
-        peak_allocated=stats["allocated_bytes.all.peak"],
-        peak_reserved=stats["reserved_bytes.all.peak"],
-        retries=stats["num_alloc_retries"],
+        **figures_of(allocator),
     )
-    if allocator == "ours":
-        figures = device_memory.statistics()
-        keys = ("hits", "misses", "moves", "memory_calls", "calls", "rejected_frees", "leaked", "in_use_peak")
-        result["pool"] = {key: figures[key] for key in keys}
     return result
+
+
+def settling(count):
+    """How many of so many times are left out: libraries are loaded, and pools grow, in the first steps."""
+    return count // 4
 
 
 def import_for(names):
@@ -243,6 +281,7 @@ def main():
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--level", type=int, choices=(0, 1, 2), default=deterministic.USUAL, help="of determinism")
     options = parser.parse_args()
     answer = measure(**vars(options))
     print(json.dumps(answer), flush=True)

@@ -8,13 +8,15 @@ import random
 
 import torch
 
-#: name: (function, steps, steps between waits for the device, whether its operations have deterministic versions)
+from deterministic import patch_torchvision
+
+#: name: (function, steps, steps between waits for the device)
 WORKLOADS = {}
 
 
-def workload(steps, wait_every=1, deterministic=True):
+def workload(steps, wait_every=1):
     def add(function):
-        WORKLOADS[function.__name__] = (function, steps, wait_every, deterministic)
+        WORKLOADS[function.__name__] = (function, steps, wait_every)
         return function
 
     return add
@@ -55,11 +57,13 @@ def gpt2_lengths(scale=1.0):
     return lambda: _gpt2_step(model, optimizer, batch, random.randint(64, 1024))
 
 
-@workload(steps=24, deterministic=False)
+@workload(steps=24)
 def maskrcnn_train(scale=1.0):
     """Detection: images and boxes of any size."""
     import torchvision
 
+    # Without this it is one operation that makes the losses differ from run to run.
+    patch_torchvision()
     model = torchvision.models.detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=10)
     model = model.cuda().train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
@@ -88,7 +92,7 @@ def maskrcnn_train(scale=1.0):
     return step
 
 
-@workload(steps=30)
+@workload(steps=24)
 def moe_train(scale=1.0):
     """A mixture of experts: how many tokens each gets changes from step to step."""
     from transformers import MixtralConfig, MixtralForCausalLM
@@ -118,7 +122,7 @@ def moe_train(scale=1.0):
     return step
 
 
-@workload(steps=40)
+@workload(steps=160)
 def gnn_sampled(scale=1.0):
     """A graph network on samples of any size."""
     from torch_geometric.nn import GATConv, SAGEConv
@@ -157,7 +161,7 @@ def gnn_sampled(scale=1.0):
     return step
 
 
-@workload(steps=8)
+@workload(steps=5)
 def llama_generate(scale=1.0):
     """A language model that answers requests of any size."""
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -185,7 +189,7 @@ def llama_generate(scale=1.0):
     return step
 
 
-@workload(steps=1000, wait_every=50)
+@workload(steps=3001, wait_every=50)
 def prefetch_streams(scale=1.0):
     """Copies on one stream, work on two others, results handed across with record_stream."""
     streams = [torch.cuda.Stream() for _ in range(3)]

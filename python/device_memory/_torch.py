@@ -146,14 +146,14 @@ def torch_memory_stats(device: int = 0) -> Dict[str, Any]:
         return {"all": whole, "small_pool": dict(none), "large_pool": dict(none)}
 
     live = stat(figures["allocated"], figures["allocated_peak"], since("allocated_total"))
-    pool = figures["pool"]["reserved"]
+    reserved, in_use = figures["pool"]["reserved"], figures["pool"]["in_use"]
     return {
         "allocation": stat(figures["block_count"], 0, since("allocation_count")),
         "allocated_bytes": live,
         "requested_bytes": live,
-        "active": stat(figures["block_count"]),
-        "active_bytes": stat(figures["in_use"], figures["in_use_peak"]),
-        "reserved_bytes": stat(figures["reserved"], figures["reserved_peak"], pool["total"]),
+        "active": stat(figures["block_count"], 0, since("allocation_count")),
+        "active_bytes": stat(figures["in_use"], figures["in_use_peak"], in_use["total"]),
+        "reserved_bytes": stat(figures["reserved"], figures["reserved_peak"], reserved["total"]),
         "segment": stat(),
         "inactive_split": stat(),
         "inactive_split_bytes": stat(max(figures["reserved"] - figures["in_use"], 0)),

@@ -84,14 +84,15 @@ const PARTS: &[Part] = &[
 const RUN: &str = r#"#!/bin/sh
 # Runs what is in this folder on a GPU: run.sh test [ARGUMENTS], run.sh bench [--trace FILE...] [--json],
 # run.sh copies [--json], run.sh peers [--quick] [--bench NAME...] [--out FILE], run.sh sanitizer [ARGUMENTS],
-# run.sh torch [checks|compare|processes|limits [ARGUMENTS]]. The machine needs a CUDA driver; peers needs a C++
-# compiler and a CUDA toolkit too, sanitizer compute-sanitizer, torch a Python with PyTorch and what its programs use.
+# run.sh torch [all|checks|torch_tests|compare|limits|processes|symbols [ARGUMENTS]]. The machine needs a CUDA driver;
+# peers needs a C++ compiler and a CUDA toolkit too, sanitizer compute-sanitizer, torch a Python with PyTorch and what its
+# programs use; torch alone is torch all, which takes 8 minutes and leaves its outputs in $OUT.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 ALLOC_CUDA_TEST_GPU=1
 export ALLOC_CUDA_TEST_GPU
 usage() {
-    sed -n '2,4s/^# //p' "$0" >&2
+    sed -n '2,6s/^# //p' "$0" >&2
     exit 2
 }
 [ $# -ge 1 ] || usage
@@ -137,24 +138,28 @@ torch)
     trap 'rm -rf "$site"' EXIT
     "$python" -m pip install --quiet --no-deps --no-index --target "$site" "$here"/python/*.whl
     export PYTHONPATH="$site:$here/torch" PYTHONDONTWRITEBYTECODE=1
-    if [ $# -gt 0 ]; then
+    if [ "${1:-all}" != all ]; then
         script=$1
         shift
         "$python" "$here/torch/$script.py" "$@"
     else
         failed=0
-        TORCH_SUMMARY=$site/summary
+        out=${OUT:-$site}
+        TORCH_SUMMARY=$out/torch-summary.txt
         export TORCH_SUMMARY
         : >"$TORCH_SUMMARY"
-        for script in "checks --slow" compare processes limits; do
-            echo "== $script"
+        # What matters most first, each with as many seconds as it may take at the most.
+        for part in "170 checks --slow --seconds 150" "280 compare --seconds 240 --json $out/compare.jsonl" \
+            "110 limits --seconds 90" "80 processes --seconds 60" "100 torch_tests --seconds 80"; do
             # Words are to be split here.
             # shellcheck disable=SC2086
-            set -- $script
-            name=$1
-            shift
-            "$python" "$here/torch/$name.py" "$@" || failed=1
+            set -- $part
+            most=$1 name=$2
+            shift 2
+            echo "== $name"
+            timeout --kill-after=10 "$most" "$python" "$here/torch/$name.py" "$@" >"$out/$name.txt" 2>&1 || failed=1
             grep -q "^$name: " "$TORCH_SUMMARY" || echo "$name: ended early" >>"$TORCH_SUMMARY"
+            tail -n 4 "$out/$name.txt"
         done
         echo "== summary"
         cat "$TORCH_SUMMARY"

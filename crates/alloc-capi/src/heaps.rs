@@ -165,12 +165,13 @@ static TABLE: [OnceLock<Heap>; HEAPS as usize] = [const { OnceLock::new() }; HEA
 
 /// The device that C names by two numbers.
 pub(crate) fn device(kind: i32, ordinal: i32) -> Result<Device, Failure> {
-    let bad_kind = Failure::InvalidArgument { what: "kind of device", value: kind.into() };
+    // Failures are made where they are needed: every call comes through here.
+    let bad_kind = || Failure::InvalidArgument { what: "kind of device", value: kind.into() };
     let named = usize::try_from(kind).ok().and_then(|kind| KINDS.get(kind.checked_sub(1)?));
-    let named = named.ok_or(bad_kind)?;
-    let bad_ordinal = Failure::InvalidArgument { what: "device number", value: ordinal.into() };
+    let named = named.ok_or_else(bad_kind)?;
+    let bad_ordinal = || Failure::InvalidArgument { what: "device number", value: ordinal.into() };
     let most = if *named == DeviceKind::CPU { 1 } else { ORDINALS };
-    let ordinal = usize::try_from(ordinal).ok().filter(|ordinal| *ordinal < most).ok_or(bad_ordinal)?;
+    let ordinal = usize::try_from(ordinal).ok().filter(|ordinal| *ordinal < most).ok_or_else(bad_ordinal)?;
     Ok(Device::new(*named, ordinal as u16))
 }
 

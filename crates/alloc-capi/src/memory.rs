@@ -20,6 +20,7 @@ fn uses() -> MutexGuard<'static, Option<HashMap<u64, StreamSet>>> {
 }
 
 /// The stream that a caller names by its handle.
+#[inline]
 pub(crate) fn stream(device: Device, handle: u64) -> Result<Stream, Failure> {
     /// `CU_STREAM_PER_THREAD`: the default stream of the calling thread.
     const PER_THREAD: u64 = 2;

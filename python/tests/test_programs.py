@@ -1,0 +1,68 @@
+"""How the programs of `benches/torch` judge what they measure. PyTorch is not needed for that."""
+
+import sys
+import types
+import unittest
+from pathlib import Path
+from unittest import mock
+
+PROGRAMS = Path(__file__).resolve().parents[2] / "benches" / "torch"
+
+
+def run(losses, times=(1.0,) * 8):
+    return {"losses": [float(loss).hex() for loss in losses], "times_ms": list(times), "step_ms": 1.0}
+
+
+@unittest.skipUnless(PROGRAMS.is_dir(), "the programs are not here")
+class Programs(unittest.TestCase):
+    def setUp(self):
+        torch = types.ModuleType("torch")
+        torch.autograd = types.SimpleNamespace(Function=object)
+        patch = mock.patch.dict(sys.modules, torch=torch)
+        patch.start()
+        self.addCleanup(patch.stop)
+        paths = mock.patch.object(sys, "path", [str(PROGRAMS)] + sys.path)
+        paths.start()
+        self.addCleanup(paths.stop)
+        import compare
+        import limits
+        import processes
+
+        self.compare, self.limits, self.processes = compare, limits, processes
+
+    def test_equal_native_runs_want_equal_losses_of_ours(self):
+        native = [run([3.0, 2.0]), run([3.0, 2.0])]
+        self.assertEqual(self.compare.verdict(native, [run([3.0, 2.0])])[0], "equal")
+        self.assertEqual(self.compare.verdict(native, [run([3.0, 2.0]), run([3.0, 2.0 + 1e-9])])[0], "DIFFER")
+
+    def test_noise_is_that_of_as_many_pairs(self):
+        native = [run([3.0 + noise]) for noise in (0.0, 0.1, 0.2, 0.3)]
+        near = [run([3.0 + noise]) for noise in (0.05, 0.15, 0.25)]
+        verdict, noise, away = self.compare.verdict(native, near)
+        self.assertEqual(verdict, "noise")
+        self.assertTrue(0 < away <= noise)
+        self.assertEqual(self.compare.verdict(native, [run([3.5])])[0], "DIFFER")
+
+    def test_a_step_is_compared_with_the_same_step(self):
+        native, ours = run([1.0], range(10, 50, 5)), run([1.0], [2 * time for time in range(10, 50, 5)])
+        self.assertEqual(self.compare.ratio([ours], [native]), 2.0)
+        self.assertEqual(self.compare.spread([native, native]), 0.0)
+
+    def test_the_largest_scale_is_found(self):
+        for largest in (1, 15, 16, 17, 100):
+            search = self.limits.Search(16)
+            while (tried := search.next()) is not None:
+                search.hear(tried, {"out_of_memory": None if tried <= largest else "no"})
+            self.assertEqual(search.low, largest)
+            self.assertEqual(str(search), f"{largest / 16:g}")
+
+    def test_runs_agree_only_if_enough_steps_do(self):
+        one = run([1.0, 2.0, 3.0, 4.0, 5.0])
+        self.assertTrue(self.processes.agree(one, run([1.0, 2.0, 3.0, 4.0])))
+        self.assertFalse(self.processes.agree(one, run([1.0, 2.0, 3.0])))
+        self.assertFalse(self.processes.agree(one, run([1.0, 2.0, 3.0, 4.5])))
+        self.assertIn("step 3", self.processes.difference(one, run([1.0, 2.0, 3.0, 4.5])))
+
+
+if __name__ == "__main__":
+    unittest.main()
