@@ -126,7 +126,7 @@ extern "C" fn fake_cuda_living(kind: u32) -> u64 {
         5 => allocations(|kind| matches!(kind, Kind::HostAllocated)),
         6 => allocations(|kind| matches!(kind, Kind::HostRegistered)),
         7 => world.queues.keys().filter(|key| matches!(key, Key::Named(_))).count(),
-        8 => world.events.len(),
+        8 => world.events.values().filter(|event| !event.destroyed).count(),
         9 => world.graphs.len() + world.executables.len(),
         10 => world.modules as usize,
         _ => world.pools.len() - world.devices.len(),

@@ -8,7 +8,8 @@
 //!
 //! The environment is read when the library is loaded: `FAKE_CUDA_DEVICES` (4), `FAKE_CUDA_VERSION` (12080),
 //! `FAKE_CUDA_CAPACITY` (bytes a device, 1 GiB). Of the devices, the third of every four can't manage virtual memory
-//! and the fourth has no memory pools and no peers. Functions named `fake_cuda_*` are the tests' own; see `control`.
+//! and the fourth has no memory pools and no peers; neither hands
+//! memory to other processes. Functions named `fake_cuda_*` are the tests' own; see `control`.
 
 #![cfg(target_os = "linux")]
 

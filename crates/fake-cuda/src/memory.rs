@@ -1,11 +1,14 @@
 //! Device memory, backed by the host's.
 
-use std::ffi::c_void;
+use std::ffi::{CString, c_void};
 
-use crate::abi::{INVALID_VALUE, OUT_OF_MEMORY};
+use crate::abi::{INVALID_DEVICE, INVALID_VALUE, OPERATING_SYSTEM, OUT_OF_MEMORY};
 use crate::world::World;
 
 pub(crate) const GRANULARITY: u64 = 2 << 20;
+/// `CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR`.
+pub(crate) const POSIX_FILE_DESCRIPTOR: i32 = 1;
+const FILE_NAME: &str = "fake-cuda-";
 /// What a pool gives back at a time.
 const POOL_UNIT: u64 = 32 << 20;
 
@@ -32,6 +35,10 @@ pub(crate) struct Physical {
     pub(crate) file: i32,
     pub(crate) bytes: u64,
     pub(crate) device: usize,
+    /// The kinds of handle to other processes that it was made for.
+    pub(crate) handle_types: i32,
+    /// Another process's memory, or the same memory once more: no bytes of the device.
+    pub(crate) imported: bool,
     pub(crate) mappings: u64,
     pub(crate) released: bool,
 }
@@ -81,9 +88,11 @@ pub(crate) fn give_back(address: u64, bytes: u64) {
     }
 }
 
-pub(crate) fn new_file(bytes: u64) -> Result<i32, i32> {
+/// Physical memory of a device. The file's name says which, to processes that import it.
+fn new_file(bytes: u64, device: usize) -> Result<i32, i32> {
+    let name = CString::new(format!("{FILE_NAME}{device}")).map_err(|_| OUT_OF_MEMORY)?;
     // SAFETY: the name is a C string.
-    let file = unsafe { libc::memfd_create(c"fake-cuda".as_ptr(), libc::MFD_CLOEXEC) };
+    let file = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
     if file < 0 {
         return Err(OUT_OF_MEMORY);
     }
@@ -95,7 +104,23 @@ pub(crate) fn new_file(bytes: u64) -> Result<i32, i32> {
     Ok(file)
 }
 
-pub(crate) fn close(file: i32) {
+/// The size and the device of memory that some process exported, or `None` for any other file.
+fn exported(file: i32) -> Option<(u64, usize)> {
+    let target = std::fs::read_link(format!("/proc/self/fd/{file}")).ok()?;
+    let name = target.to_str()?.strip_prefix("/memfd:")?.strip_prefix(FILE_NAME)?;
+    let device = name.strip_suffix(" (deleted)").unwrap_or(name).parse().ok()?;
+    let bytes = std::fs::metadata(format!("/proc/self/fd/{file}")).ok()?.len();
+    Some((bytes, device))
+}
+
+/// Another descriptor of the same file, which a program that is executed does not inherit.
+fn duplicate(file: i32) -> Result<i32, i32> {
+    // SAFETY: any number is allowed.
+    let copy = unsafe { libc::fcntl(file, libc::F_DUPFD_CLOEXEC, 0) };
+    if copy < 0 { Err(OPERATING_SYSTEM) } else { Ok(copy) }
+}
+
+fn close(file: i32) {
     // SAFETY: callers own the file and forget it.
     unsafe { libc::close(file) };
 }
@@ -129,9 +154,7 @@ impl World {
         let Some(found) = self.contexts.get(&context) else {
             return Reach::Fault;
         };
-        if let Some((start, length)) = self.reservations.range(..=address).next_back()
-            && address < start + length
-        {
+        if self.is_reserved(address) {
             let mut at = address;
             while at < end {
                 match self.mappings.range(..=at).next_back() {
@@ -151,6 +174,11 @@ impl World {
             }
             _ => Reach::Pageable,
         }
+    }
+
+    /// Whether an address is of virtual memory management.
+    pub(crate) fn is_reserved(&self, address: u64) -> bool {
+        self.reservations.range(..=address).next_back().is_some_and(|(start, length)| address < start + length)
     }
 
     /// Whether a range begins in one mapping and ends in another.
@@ -253,14 +281,42 @@ impl World {
         Ok(())
     }
 
-    pub(crate) fn create(&mut self, device: usize, bytes: u64) -> Result<u64, i32> {
+    pub(crate) fn create(&mut self, device: usize, bytes: u64, handle_types: i32) -> Result<u64, i32> {
         if bytes == 0 || !bytes.is_multiple_of(GRANULARITY) {
             return Err(INVALID_VALUE);
         }
         self.take(device, bytes)?;
-        let file = new_file(bytes).inspect_err(|_| self.devices[device].used -= bytes)?;
+        let file = new_file(bytes, device).inspect_err(|_| self.devices[device].used -= bytes)?;
+        let physical = Physical { file, bytes, device, handle_types, imported: false, mappings: 0, released: false };
         let handle = self.fresh();
-        self.physical.insert(handle, Physical { file, bytes, device, mappings: 0, released: false });
+        self.physical.insert(handle, physical);
+        Ok(handle)
+    }
+
+    /// A file descriptor for other processes.
+    pub(crate) fn export(&mut self, handle: u64) -> Result<i32, i32> {
+        match self.physical.get(&handle) {
+            Some(physical) if !physical.released && physical.handle_types & POSIX_FILE_DESCRIPTOR != 0 => {
+                duplicate(physical.file)
+            }
+            Some(physical) if !physical.released => Err(INVALID_VALUE),
+            _ => {
+                self.violation(format!("cuMemExportToShareableHandle of {handle:#x}, which is not a handle"));
+                Err(INVALID_VALUE)
+            }
+        }
+    }
+
+    /// A handle of memory that was exported; the file descriptor stays the caller's.
+    pub(crate) fn import(&mut self, file: i32) -> Result<u64, i32> {
+        let (bytes, device) = exported(file).ok_or(INVALID_VALUE)?;
+        if device >= self.devices.len() {
+            return Err(INVALID_DEVICE);
+        }
+        let (file, handle_types) = (duplicate(file)?, POSIX_FILE_DESCRIPTOR);
+        let physical = Physical { file, bytes, device, handle_types, imported: true, mappings: 0, released: false };
+        let handle = self.fresh();
+        self.physical.insert(handle, physical);
         Ok(handle)
     }
 
@@ -283,7 +339,9 @@ impl World {
             && physical.released
             && physical.mappings == 0
         {
-            self.devices[physical.device].used -= physical.bytes;
+            if !physical.imported {
+                self.devices[physical.device].used -= physical.bytes;
+            }
             close(physical.file);
             self.physical.remove(&handle);
         }
@@ -297,6 +355,10 @@ impl World {
             .is_some_and(|(start, length)| address + bytes <= start + length);
         let before = self.mappings.range(..address).next_back().is_none_or(|(start, m)| start + m.bytes <= address);
         let free = before && self.mappings.range(address..address + bytes).next().is_none();
+        if self.physical.get(&handle).is_some_and(|physical| physical.imported && physical.bytes != bytes) {
+            // What another process said of the size was wrong, which is no fault of this one.
+            return Err(INVALID_VALUE);
+        }
         let Some(physical) = self.physical.get_mut(&handle).filter(|p| p.bytes == bytes && !p.released) else {
             self.violation(format!("cuMemMap of {handle:#x}, {bytes} bytes, which is not such a handle"));
             return Err(INVALID_VALUE);

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::abi::{
-    CAPTURED_EVENT, ILLEGAL_ADDRESS, INVALID_HANDLE, INVALID_VALUE, OK, STREAM_CAPTURE_IMPLICIT,
+    CAPTURED_EVENT, ILLEGAL_ADDRESS, INVALID_HANDLE, INVALID_VALUE, LAUNCH_FAILED, OK, STREAM_CAPTURE_IMPLICIT,
     STREAM_CAPTURE_INVALIDATED, STREAM_CAPTURE_UNMATCHED, STREAM_CAPTURE_UNSUPPORTED,
 };
 use crate::kernels;
@@ -25,6 +25,8 @@ pub(crate) enum Op {
         to: u64,
         from: u64,
         bytes: u64,
+        /// By a call that names the contexts of both sides.
+        peer: bool,
     },
     /// Bytes taken from pageable memory when the copy was submitted.
     Store {
@@ -76,9 +78,19 @@ impl Queue {
 #[derive(Default)]
 pub(crate) struct Event {
     pub(crate) context: u64,
+    /// How often it was recorded; who waits, waits for the last time before.
     pub(crate) recorded: u64,
-    pub(crate) completed: u64,
+    /// The times that are still to come in their streams.
+    pub(crate) pending: Vec<u64>,
+    /// Nobody can name it any more; those that wait for it still do.
+    pub(crate) destroyed: bool,
     pub(crate) captured: Option<u64>,
+}
+
+impl Event {
+    pub(crate) fn has_passed(&self, generation: u64) -> bool {
+        !self.pending.contains(&generation)
+    }
 }
 
 #[derive(Default)]
@@ -180,7 +192,7 @@ impl World {
         self.may_use(key, "cuEventRecord")?;
         let context = self.context_of(key);
         let capture = self.queues.get(&key).and_then(|queue| queue.capture);
-        let Some(found) = self.events.get_mut(&event) else {
+        let Some(found) = self.events.get_mut(&event).filter(|event| !event.destroyed) else {
             self.violation(format!("event {event:#x} does not exist"));
             return Err(INVALID_HANDLE);
         };
@@ -193,12 +205,13 @@ impl World {
         }
         found.recorded += 1;
         let generation = found.recorded;
+        found.pending.push(generation);
         self.submit(key, Op::Record { event, generation })
     }
 
     pub(crate) fn wait(&mut self, key: Key, event: u64) -> Result<(), i32> {
         self.may_use(key, "cuStreamWaitEvent")?;
-        let Some(found) = self.events.get(&event) else {
+        let Some(found) = self.events.get(&event).filter(|event| !event.destroyed) else {
             self.violation(format!("event {event:#x} does not exist"));
             return Err(INVALID_HANDLE);
         };
@@ -226,9 +239,25 @@ impl World {
         }
     }
 
+    pub(crate) fn destroy_event(&mut self, event: u64) -> Result<(), i32> {
+        match self.events.get_mut(&event) {
+            Some(found) if !found.destroyed => {
+                found.destroyed = true;
+                if found.pending.is_empty() {
+                    self.events.remove(&event);
+                }
+                Ok(())
+            }
+            _ => {
+                self.violation(format!("cuEventDestroy of {event:#x}, which does not exist"));
+                Err(INVALID_HANDLE)
+            }
+        }
+    }
+
     pub(crate) fn query_event(&mut self, event: u64) -> Result<bool, i32> {
         self.about(event);
-        let Some(found) = self.events.get(&event) else {
+        let Some(found) = self.events.get(&event).filter(|event| !event.destroyed) else {
             self.violation(format!("event {event:#x} does not exist"));
             return Err(INVALID_HANDLE);
         };
@@ -237,7 +266,7 @@ impl World {
         }
         let device = self.contexts.get(&found.context).map(|context| self.devices[context.device].poisoned);
         match device {
-            Some(OK) => Ok(found.completed >= found.recorded),
+            Some(OK) => Ok(found.has_passed(found.recorded)),
             Some(code) => Err(code),
             None => Err(INVALID_HANDLE),
         }
@@ -383,7 +412,7 @@ impl World {
         };
         let ready = match op {
             Op::WaitEvent { event, generation } => {
-                self.events.get(event).is_none_or(|event| event.completed >= *generation)
+                self.events.get(event).is_none_or(|event| event.has_passed(*generation))
             }
             Op::WaitQueue { key, count } => self.queues.get(key).is_none_or(|queue| queue.done >= *count),
             _ => true,
@@ -398,13 +427,19 @@ impl World {
             return false;
         };
         queue.done += 1;
-        if self.execute(context, op).is_err() {
+        if matches!(&op, Op::Kernel { function, .. } if function == "trap") {
+            self.poison(context, LAUNCH_FAILED);
+        } else if self.execute(context, op).is_err() {
             self.violation(format!("work on {key:?} touched memory that is not there"));
-            if let Some(device) = self.contexts.get(&context).map(|context| context.device) {
-                self.devices[device].poisoned = ILLEGAL_ADDRESS;
-            }
+            self.poison(context, ILLEGAL_ADDRESS);
         }
         true
+    }
+
+    fn poison(&mut self, context: u64, code: i32) {
+        if let Some(device) = self.contexts.get(&context).map(|context| context.device) {
+            self.devices[device].poisoned = code;
+        }
     }
 
     fn execute(&mut self, context: u64, op: Op) -> Result<(), i32> {
@@ -413,9 +448,11 @@ impl World {
             _ => Err(ILLEGAL_ADDRESS),
         };
         match op {
-            Op::Copy { to, from, bytes } => {
+            Op::Copy { to, from, bytes, peer } => {
                 for address in [to, from] {
-                    if self.reach_any(address, bytes) == Reach::Fault {
+                    // Mapped memory is the stream's device's to reach, or else the contexts have to be named.
+                    let foreign = self.is_reserved(address) && self.reach(context, address, bytes) == Reach::Fault;
+                    if self.reach_any(address, bytes) == Reach::Fault || foreign && !peer {
                         return Err(ILLEGAL_ADDRESS);
                     }
                 }
@@ -432,8 +469,11 @@ impl World {
                 memory::fill(to, bytes, value);
             }
             Op::Record { event, generation } => {
-                if let Some(event) = self.events.get_mut(&event) {
-                    event.completed = event.completed.max(generation);
+                if let Some(found) = self.events.get_mut(&event) {
+                    found.pending.retain(|pending| *pending != generation);
+                    if found.destroyed && found.pending.is_empty() {
+                        self.events.remove(&event);
+                    }
                 }
             }
             Op::WaitEvent { .. } | Op::WaitQueue { .. } => {}

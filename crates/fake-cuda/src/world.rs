@@ -12,6 +12,8 @@ pub(crate) struct Device {
     pub(crate) virtual_memory: bool,
     pub(crate) pools: bool,
     pub(crate) peers: bool,
+    /// Whether memory can be handed to other processes by file descriptor.
+    pub(crate) shareable: bool,
     pub(crate) capacity: u64,
     pub(crate) used: u64,
     /// A sticky error: every call in a context of this device returns it.
@@ -89,6 +91,7 @@ static WORLD: LazyLock<Mutex<World>> = LazyLock::new(|| {
             virtual_memory: ordinal % 4 != 2,
             pools: ordinal % 4 != 3,
             peers: ordinal % 4 != 3,
+            shareable: ordinal % 4 < 2,
             capacity: variable("FAKE_CUDA_CAPACITY", 1 << 30),
             used: 0,
             poisoned: OK,
@@ -126,6 +129,8 @@ const UNSAFE_IN_CAPTURE: &[&str] = &[
     "cuMemHostRegister_v2",
     "cuMemHostUnregister",
     "cuMemCreate",
+    "cuMemExportToShareableHandle",
+    "cuMemImportFromShareableHandle",
     "cuMemRelease",
     "cuMemMap",
     "cuMemUnmap",

@@ -49,6 +49,8 @@ exports! {
         value.set(match attribute {
             // Virtual memory management.
             102 => i32::from(found.virtual_memory),
+            // Handles of memory as file descriptors.
+            103 => i32::from(found.shareable),
             // GPUDirect RDMA with virtual memory management.
             110 => i32::from(found.virtual_memory),
             115 => i32::from(found.pools),

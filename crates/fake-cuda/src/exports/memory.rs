@@ -1,7 +1,7 @@
 //! Memory of all kinds.
 
 use crate::abi::*;
-use crate::memory::{GRANULARITY, Kind, Pool, Reach};
+use crate::memory::{GRANULARITY, Kind, POSIX_FILE_DESCRIPTOR, Pool, Reach};
 use crate::streams::Op;
 use crate::world::enter;
 
@@ -107,9 +107,50 @@ exports! {
         if !world.devices[device].virtual_memory {
             return Err(NOT_SUPPORTED);
         }
-        let created = world.create(device, bytes as u64)?;
+        let shared = properties.handle_types != 0;
+        if shared && (properties.handle_types != POSIX_FILE_DESCRIPTOR || !world.devices[device].shareable) {
+            return Err(NOT_SUPPORTED);
+        }
+        let created = world.create(device, bytes as u64, properties.handle_types)?;
         world.about(created);
         handle.set(created);
+        Ok(())
+    }
+
+    fn cuMemExportToShareableHandle(file: Out<i32>, handle: u64, kind: i32, _flags: u64) |world| {
+        world.about(handle);
+        if kind != POSIX_FILE_DESCRIPTOR {
+            return Err(NOT_SUPPORTED);
+        }
+        let exported = world.export(handle)?;
+        file.set(exported);
+        Ok(())
+    }
+
+    fn cuMemImportFromShareableHandle(handle: Out<u64>, file: u64, kind: i32) |world| {
+        let (_, device) = world.current()?;
+        if kind != POSIX_FILE_DESCRIPTOR || !world.devices[device].shareable {
+            return Err(NOT_SUPPORTED);
+        }
+        let imported = world.import(file as i32)?;
+        world.about(imported);
+        handle.set(imported);
+        Ok(())
+    }
+
+    fn cuMemGetAllocationPropertiesFromHandle(properties: Out<AllocationProperties>, handle: u64) |world| {
+        world.about(handle);
+        let physical = world.physical.get(&handle).ok_or(INVALID_VALUE)?;
+        properties.set(AllocationProperties {
+            kind: 1,
+            handle_types: physical.handle_types,
+            location: Location { kind: 1, id: physical.device as i32 },
+            win32: 0,
+            compression: 0,
+            rdma: 0,
+            usage: 0,
+            reserved: [0; 4],
+        });
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use crate::memory::Reach;
 use crate::streams::{Event, Key, Op, Queue};
 use crate::world::{World, enter};
 
-fn copy(world: &mut World, to: u64, from: u64, bytes: u64, stream: u64) -> Result<(), i32> {
+fn copy(world: &mut World, to: u64, from: u64, bytes: u64, stream: u64, peer: bool) -> Result<(), i32> {
     let key = world.queue(stream)?;
     if bytes == 0 {
         return Ok(());
@@ -22,7 +22,7 @@ fn copy(world: &mut World, to: u64, from: u64, bytes: u64, stream: u64) -> Resul
         (Reach::Fault, _) | (_, Reach::Fault) => Err(INVALID_VALUE),
         (Reach::Pageable, _) | (_, Reach::Pageable) if captured => Err(STREAM_CAPTURE_UNSUPPORTED),
         (_, Reach::Pageable) => {
-            world.submit(key, Op::Copy { to, from, bytes })?;
+            world.submit(key, Op::Copy { to, from, bytes, peer })?;
             world.finish_queue(key);
             Ok(())
         }
@@ -31,13 +31,13 @@ fn copy(world: &mut World, to: u64, from: u64, bytes: u64, stream: u64) -> Resul
             crate::memory::copy(data.as_mut_ptr() as u64, from, bytes);
             world.submit(key, Op::Store { to, data })
         }
-        _ => world.submit(key, Op::Copy { to, from, bytes }),
+        _ => world.submit(key, Op::Copy { to, from, bytes, peer }),
     }
 }
 
 exports! {
     fn cuMemcpyAsync(to: u64, from: u64, bytes: usize, stream: u64) |world| {
-        copy(world, to, from, bytes as u64, stream)
+        copy(world, to, from, bytes as u64, stream, false)
     }
 
     fn cuMemcpyPeerAsync(to: u64, to_context: u64, from: u64, from_context: u64, bytes: usize, stream: u64) |world| {
@@ -46,19 +46,19 @@ exports! {
                 return Err(INVALID_VALUE);
             }
         }
-        copy(world, to, from, bytes as u64, stream)
+        copy(world, to, from, bytes as u64, stream, true)
     }
 
     fn cuMemcpyHtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: u64) |world| {
-        copy(world, to, from, bytes as u64, stream)
+        copy(world, to, from, bytes as u64, stream, false)
     }
 
     fn cuMemcpyDtoHAsync_v2(to: u64, from: u64, bytes: usize, stream: u64) |world| {
-        copy(world, to, from, bytes as u64, stream)
+        copy(world, to, from, bytes as u64, stream, false)
     }
 
     fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: u64) |world| {
-        copy(world, to, from, bytes as u64, stream)
+        copy(world, to, from, bytes as u64, stream, false)
     }
 
     fn cuMemsetD8Async(to: u64, value: u8, bytes: usize, stream: u64) |world| {
@@ -164,11 +164,7 @@ exports! {
     }
 
     fn cuEventDestroy_v2(event: u64) |world| {
-        if world.events.remove(&event).is_none() {
-            world.violation(format!("cuEventDestroy of {event:#x}, which does not exist"));
-            return Err(INVALID_HANDLE);
-        }
-        Ok(())
+        world.destroy_event(event)
     }
 
     fn cuEventRecord(event: u64, stream: u64) |world| {
@@ -183,7 +179,7 @@ exports! {
     fn cuEventSynchronize(event: u64) |world| {
         world.query_event(event)?;
         let generation = world.events.get(&event).map_or(0, |event| event.recorded);
-        world.run_until(|world| world.events.get(&event).is_none_or(|event| event.completed >= generation));
+        world.run_until(|world| world.events.get(&event).is_none_or(|event| event.has_passed(generation)));
         world.query_event(event).map(|_| ())
     }
 
