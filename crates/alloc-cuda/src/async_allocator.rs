@@ -89,7 +89,7 @@ impl AsyncAllocator {
         let mut access = Vec::new();
         for peer in peers.iter().filter(|peer| **peer != ordinal) {
             let peer = Context::open(*peer)?;
-            if !peer.can_access(context)? {
+            if !peer.can_access(context.device())? {
                 return Err(unsupported("cuDeviceCanAccessPeer", "the peer can't reach the device".into()));
             }
             access.push(peer.device());

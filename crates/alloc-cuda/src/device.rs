@@ -18,6 +18,9 @@ pub struct DeviceInfo {
     pub virtual_memory_management: bool,
     /// Whether the driver has stream-ordered pools, as [`AsyncAllocator`](crate::AsyncAllocator) needs.
     pub memory_pools: bool,
+    /// Whether memory can be handed to other processes by file descriptor, as [`ShareableMemory`](crate::ShareableMemory)
+    /// is.
+    pub shareable: bool,
     /// Whether mapped memory can be reached by other devices on the bus (GPUDirect RDMA).
     pub rdma: bool,
     /// Whether host and devices share one address space.
@@ -61,6 +64,7 @@ pub fn device_info(ordinal: u16) -> Result<DeviceInfo, ProviderError> {
         ),
         virtual_memory_management: context.has(Attribute::VirtualMemoryManagement)?,
         memory_pools: context.has(Attribute::MemoryPools)?,
+        shareable: context.has(Attribute::FileDescriptorHandles)?,
         rdma: context.has(Attribute::RdmaWithVirtualMemory)?,
         unified_addressing: context.has(Attribute::UnifiedAddressing)?,
     })

@@ -6,6 +6,7 @@
 //!   its plain `cuMemAlloc`.
 //! - [`CudaStream`] owns or borrows a stream; [`CudaTransfer`] copies and fills; [`CapturedGraph`] is captured work
 //!   with the buffers it uses; [`PrivatePool`] is a pool for the memory of graphs that others capture.
+//! - [`ShareableMemory`] is memory that several processes use, handed over by file descriptor.
 //!
 //! # Without CUDA
 //! Without its feature `cuda` the crate compiles anywhere with the same API, and everything that needs a device
@@ -41,6 +42,8 @@ mod graph;
 mod kernel;
 mod private_pool;
 mod provider;
+#[cfg(unix)]
+mod share;
 mod stream;
 mod transfer;
 
@@ -55,5 +58,7 @@ pub use graph::{CaptureError, CapturedGraph, Recorder};
 pub use kernel::{Argument, Kernel, Module};
 pub use private_pool::PrivatePool;
 pub use provider::{DeviceOptions, DeviceProvider, Physical, PinnedMemory, PinnedMethod, PinnedProvider};
+#[cfg(unix)]
+pub use share::{ShareError, ShareableMemory};
 pub use stream::CudaStream;
 pub use transfer::CudaTransfer;

@@ -123,6 +123,9 @@ driver_calls! {
     fn cuMemUnmap(address: u64, bytes: usize);
     fn cuMemSetAccess(address: u64, bytes: usize, access: *const AccessDescription, count: usize);
     fn cuMemGetAllocationGranularity(bytes: *mut usize, properties: *const AllocationProperties, option: i32);
+    fn cuMemExportToShareableHandle(shareable: *mut c_void, handle: u64, kind: i32, flags: u64);
+    fn cuMemImportFromShareableHandle(handle: *mut u64, shareable: *mut c_void, kind: i32);
+    fn cuMemGetAllocationPropertiesFromHandle(properties: *mut AllocationProperties, handle: u64);
     fn cuMemPoolCreate(pool: *mut u64, properties: *const PoolProperties);
     fn cuMemPoolDestroy(pool: u64);
     fn cuMemPoolTrimTo(pool: u64, keep: usize);

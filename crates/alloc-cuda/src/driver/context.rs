@@ -35,9 +35,13 @@ pub(crate) enum Attribute {
     ComputeCapabilityMajor = 75,
     ComputeCapabilityMinor = 76,
     VirtualMemoryManagement = 102,
+    FileDescriptorHandles = 103,
     RdmaWithVirtualMemory = 110,
     MemoryPools = 115,
 }
+
+/// The contexts that are open.
+static OPEN: Mutex<BTreeMap<u16, &'static Context>> = Mutex::new(BTreeMap::new());
 
 /// Initialises the driver, once.
 fn initialise() -> Result<i32, ProviderError> {
@@ -92,7 +96,6 @@ pub(crate) fn count() -> Result<u16, ProviderError> {
 impl Context {
     /// The device `ordinal`, its primary context retained on the first call.
     pub(crate) fn open(ordinal: u16) -> Result<&'static Self, ProviderError> {
-        static OPEN: Mutex<BTreeMap<u16, &'static Context>> = Mutex::new(BTreeMap::new());
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(context) = open.get(&ordinal) {
             return Ok(context);
@@ -110,6 +113,11 @@ impl Context {
             Box::leak(Box::new(Self { ordinal, device, handle, spare_events: Mutex::new(Vec::new()) }));
         open.insert(ordinal, context);
         Ok(context)
+    }
+
+    /// The device `ordinal`, if its context is open.
+    pub(crate) fn opened(ordinal: u16) -> Option<&'static Self> {
+        OPEN.lock().unwrap_or_else(PoisonError::into_inner).get(&ordinal).copied()
     }
 
     pub(crate) fn ordinal(&self) -> u16 {
@@ -186,13 +194,11 @@ impl Context {
         Ok(unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy().into_owned())
     }
 
-    /// Whether this device can reach `peer`'s memory directly.
-    pub(crate) fn can_access(&self, peer: &Self) -> Result<bool, ProviderError> {
+    /// Whether this device can reach the memory of another, by the driver's number, directly.
+    pub(crate) fn can_access(&self, peer: i32) -> Result<bool, ProviderError> {
         let mut can = 0;
-        // SAFETY: both devices are open; the out parameter is a local.
-        self.check("cuDeviceCanAccessPeer", unsafe {
-            calls::cuDeviceCanAccessPeer(&raw mut can, self.device, peer.device)
-        })?;
+        // SAFETY: this device is open and the other's number is the driver's; the out parameter is a local.
+        self.check("cuDeviceCanAccessPeer", unsafe { calls::cuDeviceCanAccessPeer(&raw mut can, self.device, peer) })?;
         Ok(can != 0)
     }
 

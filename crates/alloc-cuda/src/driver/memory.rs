@@ -17,6 +17,18 @@ const READ_WRITE: i32 = 3;
 /// `CU_MEMHOSTALLOC_PORTABLE | CU_MEMHOSTALLOC_DEVICEMAP`, and the same for registering.
 const PORTABLE_AND_MAPPED: u32 = 3;
 
+/// `CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR`.
+pub(super) const POSIX_FILE_DESCRIPTOR: i32 = 1;
+
+/// What physical memory is made for, besides being used by its device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Abilities {
+    /// Network cards and other devices on the bus can reach it (GPUDirect RDMA).
+    pub(crate) rdma: bool,
+    /// It can be handed to other processes by file descriptor.
+    pub(crate) shareable: bool,
+}
+
 /// Figures and switches of a driver pool, by the driver's numbers.
 #[derive(Clone, Copy, Debug)]
 #[repr(i32)]
@@ -31,14 +43,14 @@ fn access(devices: &[i32]) -> Vec<AccessDescription> {
 }
 
 impl Context {
-    fn properties(&self, rdma: bool) -> AllocationProperties {
+    fn properties(&self, abilities: Abilities) -> AllocationProperties {
         AllocationProperties {
             kind: ALLOCATION_PINNED,
-            handle_types: 0,
+            handle_types: if abilities.shareable { POSIX_FILE_DESCRIPTOR } else { 0 },
             location: Location::device(self.device()),
             win32_meta_data: std::ptr::null_mut(),
             compression: 0,
-            gpu_direct_rdma_capable: u8::from(rdma),
+            gpu_direct_rdma_capable: u8::from(abilities.rdma),
             usage: 0,
             reserved: [0; 4],
         }
@@ -54,9 +66,9 @@ impl Context {
     }
 
     /// The unit of virtual memory management, in bytes.
-    pub(crate) fn granularity(&self, rdma: bool) -> Result<u64, ProviderError> {
+    pub(crate) fn granularity(&self, abilities: Abilities) -> Result<u64, ProviderError> {
         let mut bytes = 0;
-        let properties = self.properties(rdma);
+        let properties = self.properties(abilities);
         // SAFETY: the parameters are locals.
         self.check("cuMemGetAllocationGranularity", unsafe {
             calls::cuMemGetAllocationGranularity(&raw mut bytes, &raw const properties, GRANULARITY_RECOMMENDED)
@@ -82,9 +94,9 @@ impl Context {
         self.check("cuMemAddressFree", unsafe { calls::cuMemAddressFree(address, bytes as usize) })
     }
 
-    pub(crate) fn create(&self, bytes: u64, rdma: bool) -> Result<u64, ProviderError> {
+    pub(crate) fn create(&self, bytes: u64, abilities: Abilities) -> Result<u64, ProviderError> {
         let _current = self.enter_relaxed()?;
-        let properties = self.properties(rdma);
+        let properties = self.properties(abilities);
         let mut handle = 0;
         // SAFETY: the parameters are locals.
         self.check("cuMemCreate", unsafe {

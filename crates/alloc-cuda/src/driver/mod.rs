@@ -3,7 +3,7 @@
 //! - [`calls`] declares each function once, with the result code as the integer that it is.
 //! - [`error`] says what a code means.
 //! - [`context`] initialises the driver, keeps a device's primary context and makes it current for one call.
-//! - [`memory`], [`event`], [`stream`], [`copy`], [`graph`] and [`module`] wrap the calls of one subject.
+//! - [`memory`], [`share`], [`event`], [`stream`], [`copy`], [`graph`] and [`module`] wrap the calls of one subject.
 //!
 //! Without the feature `cuda` every call returns [`calls::NOT_BUILT`], so that the code above compiles and behaves the
 //! same anywhere and learns at run time that there is no CUDA.
@@ -16,6 +16,8 @@ pub(crate) mod event;
 pub(crate) mod graph;
 pub(crate) mod memory;
 pub(crate) mod module;
+#[cfg(unix)]
+pub(crate) mod share;
 pub(crate) mod stream;
 
 pub(crate) use context::Context;

@@ -9,6 +9,7 @@ use alloc_core::{
 };
 
 use crate::driver::context::Attribute;
+use crate::driver::memory::Abilities;
 use crate::driver::{Context, Event};
 use crate::transfer::CudaTransfer;
 
@@ -27,6 +28,9 @@ pub struct DeviceOptions {
     /// Bytes of the device to leave free for the driver, which needs memory of its own when a kernel is first launched
     /// or needs more local memory than any before. Default: 0.
     pub headroom: u64,
+    /// Whether pages can be handed to other processes by file descriptor, as libraries do that register memory for
+    /// direct exchange between processes (NCCL). Segments always can, by the driver's older way. Default: no.
+    pub shareable: bool,
 }
 
 impl DeviceOptions {
@@ -41,6 +45,13 @@ impl DeviceOptions {
     #[must_use]
     pub fn peers(mut self, peers: impl IntoIterator<Item = u16>) -> Self {
         self.peers = peers.into_iter().collect();
+        self
+    }
+
+    /// Makes pages that can be handed to other processes.
+    #[must_use]
+    pub fn shareable(mut self, shareable: bool) -> Self {
+        self.shareable = shareable;
         self
     }
 
@@ -79,7 +90,7 @@ pub struct DeviceProvider {
     transfer: &'static CudaTransfer,
     addressing: Addressing,
     granularity: u64,
-    rdma: bool,
+    abilities: Abilities,
     /// The driver's numbers of the devices that can use the memory, this one first.
     access: Vec<i32>,
     headroom: u64,
@@ -92,8 +103,8 @@ impl DeviceProvider {
     ///
     /// # Errors
     /// [`ProviderErrorKind::Unavailable`] without CUDA, a driver or such a device;
-    /// [`ProviderErrorKind::Unsupported`] where virtual memory management or the access of a peer is asked for and
-    /// the device can't; else what the driver reports.
+    /// [`ProviderErrorKind::Unsupported`] where virtual memory management, the access of a peer or shareable pages are
+    /// asked for and the device can't; else what the driver reports.
     pub fn new(ordinal: u16, options: &DeviceOptions) -> Result<Self, ProviderError> {
         let context = Context::open(ordinal)?;
         let can_map = context.has(Attribute::VirtualMemoryManagement)?;
@@ -111,7 +122,7 @@ impl DeviceProvider {
             if access.contains(&peer.device()) {
                 continue;
             }
-            if !peer.can_access(context)? {
+            if !peer.can_access(context.device())? {
                 return Err(unsupported(context, "cuDeviceCanAccessPeer", "the peer can't reach the device"));
             }
             if addressing == Addressing::Segmented {
@@ -120,11 +131,15 @@ impl DeviceProvider {
             access.push(peer.device());
         }
         let mapped = addressing == Addressing::Mapped;
-        let rdma = mapped && context.has(Attribute::RdmaWithVirtualMemory)?;
-        let granularity = if mapped { context.granularity(rdma)? } else { SEGMENT_GRANULARITY };
+        let shareable = mapped && options.shareable;
+        if shareable && !context.has(Attribute::FileDescriptorHandles)? {
+            return Err(unsupported(context, "cuMemCreate", "memory can't be handed to other processes"));
+        }
+        let abilities = Abilities { rdma: mapped && context.has(Attribute::RdmaWithVirtualMemory)?, shareable };
+        let granularity = if mapped { context.granularity(abilities)? } else { SEGMENT_GRANULARITY };
         let transfer = CudaTransfer::of(ordinal)?;
         let (headroom, unasked) = (options.headroom, AtomicU64::new(0));
-        Ok(Self { context, transfer, addressing, granularity, rdma, access, headroom, unasked })
+        Ok(Self { context, transfer, addressing, granularity, abilities, access, headroom, unasked })
     }
 
     /// Refuses what would leave the device less than the headroom. The device is asked when half of what it could spare
@@ -166,7 +181,7 @@ impl DeviceProvider {
     /// Whether network cards and other devices on the bus can reach the memory (GPUDirect RDMA). Segments always can
     /// where the device can.
     pub fn is_rdma_capable(&self) -> bool {
-        self.rdma
+        self.abilities.rdma
     }
 }
 
@@ -214,7 +229,7 @@ unsafe impl MemoryProvider for DeviceProvider {
     fn create(&self, bytes: u64) -> Result<Physical, ProviderError> {
         self.keep_headroom(bytes)?;
         match self.addressing {
-            Addressing::Mapped => self.context.create(bytes, self.rdma).map(|base| Physical { base, start: 0 }),
+            Addressing::Mapped => self.context.create(bytes, self.abilities).map(|base| Physical { base, start: 0 }),
             Addressing::Segmented => self.create_segment(bytes),
         }
     }

@@ -1,5 +1,6 @@
 //! Copies and fills: between devices, between devices and the host, page-locked or not.
 
+mod lanes;
 mod staging;
 
 use std::collections::BTreeMap;
@@ -10,14 +11,15 @@ use alloc_core::{Device, DeviceKind, Place, ProviderError, Stream, Transfer, Tra
 use crate::driver::error::{STREAM_CAPTURE_UNSUPPORTED, error};
 use crate::driver::stream::{PER_THREAD, Target};
 use crate::driver::{Context, Event};
+use lanes::Lanes;
 use staging::Staging;
 
-/// Copies and fills on the streams of one CUDA device, to and from any device and the host.
+/// Copies and fills of one CUDA device, to and from any device and the host, in the order of any device's streams.
 ///
 /// Copies of pageable memory (the kind [`DeviceKind::CPU`]) go through chunks of page-locked memory that several
 /// threads fill or empty, so that they run near the speed of the link; when the call returns, the pageable side has
 /// been read or written. They can't be part of a stream capture. Copies between devices go directly where the
-/// devices reach each other, and otherwise the way that the driver finds.
+/// devices reach each other, and otherwise the way that the driver finds, which is through page-locked memory of its own.
 ///
 /// ```
 /// use alloc_core::{Device, Transfer};
@@ -33,6 +35,7 @@ use staging::Staging;
 pub struct CudaTransfer {
     context: &'static Context,
     staging: Staging,
+    lanes: Lanes,
 }
 
 impl CudaTransfer {
@@ -48,7 +51,8 @@ impl CudaTransfer {
             return Ok(transfer);
         }
         let context = Context::open(ordinal)?;
-        let transfer: &'static Self = Box::leak(Box::new(Self { context, staging: Staging::new(context) }));
+        let (staging, lanes) = (Staging::new(context), Lanes::new(context));
+        let transfer: &'static Self = Box::leak(Box::new(Self { context, staging, lanes }));
         all.insert(ordinal, transfer);
         Ok(transfer)
     }
@@ -95,13 +99,13 @@ unsafe impl Transfer for CudaTransfer {
         match (from.device.kind(), to.device.kind()) {
             (DeviceKind::CPU, DeviceKind::CUDA) => {
                 self.refuse_capture(stream)?;
-                // SAFETY: the caller says that both ranges are valid.
-                unsafe { self.staging.upload(source, target, bytes, stream) }?;
+                // SAFETY: the caller says that the stream lives and that both ranges are valid.
+                unsafe { self.lanes.in_order(stream, |stream| self.staging.upload(source, target, bytes, stream)) }?;
             }
             (DeviceKind::CUDA, DeviceKind::CPU) => {
                 self.refuse_capture(stream)?;
-                // SAFETY: the caller says that both ranges are valid.
-                unsafe { self.staging.download(source, target, bytes, stream) }?;
+                // SAFETY: the caller says that the stream lives and that both ranges are valid.
+                unsafe { self.lanes.in_order(stream, |stream| self.staging.download(source, target, bytes, stream)) }?;
             }
             (DeviceKind::CPU, _) | (_, DeviceKind::CPU) => {
                 self.wait_on_host(stream)?;
@@ -122,7 +126,9 @@ unsafe impl Transfer for CudaTransfer {
                 }?;
             }
             // SAFETY: the caller's promise; both are memory that the driver knows.
-            _ => unsafe { self.context.copy(target, source, bytes, Target::of(stream)) }?,
+            _ => unsafe {
+                self.lanes.in_order(stream, |stream| self.context.copy(target, source, bytes, Target::of(stream)))
+            }?,
         }
         Ok(())
     }
@@ -133,7 +139,10 @@ unsafe impl Transfer for CudaTransfer {
         }
         if is_ours(to.device) {
             // SAFETY: the caller's promise.
-            unsafe { self.context.fill(to.address.get(), bytes, value, Target::of(stream)) }?;
+            unsafe {
+                self.lanes
+                    .in_order(stream, |stream| self.context.fill(to.address.get(), bytes, value, Target::of(stream)))
+            }?;
             return Ok(());
         }
         if to.device != Device::CPU {

@@ -17,9 +17,11 @@ mod cuda {
     mod conformance;
     mod context;
     mod copies;
+    mod crossings;
     #[cfg(feature = "cudarc")]
     mod cudarc;
     mod device_memory;
+    mod devices;
     mod errors;
     mod failures;
     mod harness;
@@ -28,6 +30,7 @@ mod cuda {
     mod peers;
     mod pinned;
     mod pressure;
+    mod processes;
     mod start;
     mod streams;
     mod stress;

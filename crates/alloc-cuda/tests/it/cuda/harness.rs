@@ -9,6 +9,8 @@ use alloc_core::{
     AllocError, Block, Device, DeviceAllocator, Layout, ReleaseError, Statistics, Stream, StreamSet, Transfer,
 };
 
+use alloc_cuda::{DeviceOptions, DeviceProvider};
+
 /// Whether the tests are to run on a real GPU.
 pub fn on_gpu() -> bool {
     std::env::var_os("ALLOC_CUDA_TEST_GPU").is_some_and(|value| value == "1")
@@ -160,6 +162,37 @@ impl Drop for Shared {
         GATE.lock().unwrap_or_else(PoisonError::into_inner).shared -= 1;
         GATE_MOVED.notify_all();
     }
+}
+
+/// Whether there are two devices; says that the test is left out where there is only one.
+pub fn two_devices(test: &str) -> bool {
+    let count = if on_gpu() { alloc_cuda::device_count().unwrap_or(0) } else { 4 };
+    if count < 2 {
+        println!("{test}: left out, as it needs two devices and there are {count}");
+    }
+    count >= 2
+}
+
+/// Whether devices 0 and 1 reach each other's memory; says that the test is left out where they don't.
+pub fn two_peers(test: &str) -> bool {
+    if !two_devices(test) {
+        return false;
+    }
+    let reach = !on_gpu() || DeviceProvider::new(0, &DeviceOptions::default().peers([1])).is_ok();
+    if !reach {
+        println!("{test}: left out, as devices 0 and 1 don't reach each other");
+    }
+    reach
+}
+
+/// Runs one of the ignored tests in a process of its own, which uses the same driver as this one.
+pub fn child(test: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", &format!("cuda::{test}"), "--ignored", "--nocapture"]);
+    if !on_gpu() {
+        command.env("FAKE_CUDA_LIBRARY", fake_library());
+    }
+    command
 }
 
 /// The fake driver, alone. When dropped without a panic it asserts that nothing illegal was done.

@@ -12,6 +12,7 @@ pub struct Kernels {
     fill: Kernel,
     count: Kernel,
     counter: u64,
+    ordinal: u16,
 }
 
 const GRID: (u32, u32) = (32, 256);
@@ -19,16 +20,22 @@ const GRID: (u32, u32) = (32, 256);
 impl Kernels {
     /// `counter` is eight bytes of device memory.
     pub fn new(counter: Block, stream: &CudaStream) -> Self {
+        Self::on(0, counter, stream)
+    }
+
+    /// The same on a device of choice.
+    pub fn on(ordinal: u16, counter: Block, stream: &CudaStream) -> Self {
         let text = CString::new(include_str!("kernels.ptx")).unwrap();
-        let module = Module::from_ptx(0, &text).unwrap();
-        let place = Place { device: Device::cuda(0), address: counter.address() };
+        let module = Module::from_ptx(ordinal, &text).unwrap();
+        let place = Place { device: Device::cuda(ordinal), address: counter.address() };
         // SAFETY: the block is ours.
-        unsafe { CudaTransfer::of(0).unwrap().fill(place, 8, 0, stream.stream()) }.unwrap();
+        unsafe { CudaTransfer::of(ordinal).unwrap().fill(place, 8, 0, stream.stream()) }.unwrap();
         stream.synchronize().unwrap();
         Self {
             fill: module.kernel(c"fill_after_delay").unwrap(),
             count: module.kernel(c"count_mismatches").unwrap(),
             counter: counter.address().get(),
+            ordinal,
         }
     }
 
@@ -57,12 +64,20 @@ impl Kernels {
     /// Words found wrong so far, once all streams were waited for.
     pub fn mismatches(&self, stream: &CudaStream) -> u64 {
         let mut count = [0_u8; 8];
-        let from = Place { device: Device::cuda(0), address: Address::new(self.counter) };
+        let from = Place { device: Device::cuda(self.ordinal), address: Address::new(self.counter) };
         let to = Place { device: Device::CPU, address: Address::new(count.as_mut_ptr() as u64) };
         // SAFETY: both places are eight bytes.
-        unsafe { CudaTransfer::of(0).unwrap().copy(from, to, 8, stream.stream()) }.unwrap();
+        unsafe { CudaTransfer::of(self.ordinal).unwrap().copy(from, to, 8, stream.stream()) }.unwrap();
         u64::from_le_bytes(count)
     }
+}
+
+/// Ends the work of a device's context for good.
+pub fn trap(stream: &CudaStream) {
+    let text = CString::new(include_str!("kernels.ptx")).unwrap();
+    let kernel = Module::from_ptx(stream.device().ordinal(), &text).unwrap().kernel(c"trap").unwrap();
+    // SAFETY: the kernel takes nothing and touches no memory.
+    unsafe { kernel.launch(stream, (1, 1), &[]) }.unwrap();
 }
 
 #[test]
