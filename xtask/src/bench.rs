@@ -50,8 +50,8 @@ pub fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
     let benches = benches.context("this workspace has no package `benches`")?;
     let (with_jemalloc, arguments) = without_flag(&options.arguments, "--no-jemalloc");
     let mut selected = features::buildable(benches);
-    // The GPU has a replay of its own.
-    selected.retain(|feature| *feature != "cuda");
+    // The GPU has benches of its own.
+    selected.retain(|feature| !["cuda", "devices"].contains(feature));
     if !with_jemalloc {
         selected.retain(|feature| *feature != "jemalloc");
     } else if !selected.contains(&"jemalloc") {

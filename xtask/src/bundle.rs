@@ -70,13 +70,15 @@ const PARTS: &[Part] = &[
             "--package",
             "benches",
             "--features",
-            "cuda",
+            "devices",
             "--bin",
             "cuda_replay",
             "--bin",
             "cuda_copy",
+            "--bin",
+            "cuda_devices",
         ],
-        files: &[("cuda_replay", "bin", "replay"), ("cuda_copy", "bin", "copies")],
+        files: &[("cuda_replay", "bin", "replay"), ("cuda_copy", "bin", "copies"), ("cuda_devices", "bin", "several")],
     },
     peers::OURS,
 ];
@@ -84,16 +86,34 @@ const PARTS: &[Part] = &[
 const RUN: &str = r#"#!/bin/sh
 # Runs what is in this folder on a GPU: run.sh test [ARGUMENTS], run.sh bench [--trace FILE...] [--json],
 # run.sh copies [--json], run.sh peers [--quick] [--bench NAME...] [--out FILE], run.sh sanitizer [ARGUMENTS],
-# run.sh torch [all|checks|torch_tests|compare|limits|processes|symbols [ARGUMENTS]]. The machine needs a CUDA driver;
-# peers needs a C++ compiler and a CUDA toolkit too, sanitizer compute-sanitizer, torch a Python with PyTorch and what its
-# programs use; torch alone is torch all, which takes 8 minutes and leaves its outputs in $OUT.
+# run.sh torch [all|checks|torch_tests|compare|limits|processes|ddp|symbols [ARGUMENTS]], run.sh devices [--quick]
+# [PART...]. The machine needs a CUDA driver; peers needs a C++ compiler and a CUDA toolkit too, sanitizer
+# compute-sanitizer, torch and devices a Python with PyTorch and what its programs use; torch alone is torch all, which
+# takes 8 minutes and leaves its outputs in $OUT.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 ALLOC_CUDA_TEST_GPU=1
 export ALLOC_CUDA_TEST_GPU
 usage() {
-    sed -n '2,6s/^# //p' "$0" >&2
+    sed -n '2,7s/^# //p' "$0" >&2
     exit 2
+}
+python=${PYTHON:-python3}
+# The wheel in a folder that is found by Python, and that goes when this ends.
+with_wheel() {
+    site=$(mktemp -d)
+    trap 'rm -rf "$site"' EXIT
+    "$python" -m pip install --quiet --no-deps --no-index --target "$site" "$here"/python/*.whl
+    export PYTHONPATH="$site:$here/torch" PYTHONDONTWRITEBYTECODE=1
+}
+# NCCL under the name that programs look for: PyTorch's, where the system has none.
+with_nccl() {
+    ldconfig -p 2>/dev/null | grep -q 'libnccl\.so ' && return
+    found=$("$python" -c 'import glob, nvidia.nccl as n; print(*glob.glob(list(n.__path__)[0] + "/lib/libnccl.so*"))' 2>/dev/null || :)
+    found=${found%% *}
+    [ -n "$found" ] || return 0
+    ln -s "$found" "$site/libnccl.so"
+    export LD_LIBRARY_PATH="$site:${found%/*}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 }
 [ $# -ge 1 ] || usage
 command=$1
@@ -133,11 +153,7 @@ sanitizer)
         --skip errors::a_real_card_is_filled "$@"
     ;;
 torch)
-    python=${PYTHON:-python3}
-    site=$(mktemp -d)
-    trap 'rm -rf "$site"' EXIT
-    "$python" -m pip install --quiet --no-deps --no-index --target "$site" "$here"/python/*.whl
-    export PYTHONPATH="$site:$here/torch" PYTHONDONTWRITEBYTECODE=1
+    with_wheel
     if [ "${1:-all}" != all ]; then
         script=$1
         shift
@@ -165,6 +181,46 @@ torch)
         cat "$TORCH_SUMMARY"
         exit $failed
     fi
+    ;;
+devices)
+    # All that two devices or more show, and of it what one can. Each part has its own time, its own file in $OUT (or here),
+    # and a line at the end; one that fails stops no other. Multicast over NVLink stays off.
+    export NCCL_NVLS_ENABLE=0 TORCH_SYMM_MEM_DISABLE_MULTICAST=1 NVSHMEM_DISABLE_NVLS=1
+    quick=
+    if [ "${1:-}" = --quick ]; then
+        quick=--quick
+        shift
+    fi
+    out=${OUT:-devices-results}
+    mkdir -p "$out"
+    with_wheel
+    with_nccl
+    failed=0
+    : >"$out/devices-summary.txt"
+    wanted=" $* "
+    part() {
+        name=$1 seconds=$2
+        shift 2
+        case $wanted in "  " | *" $name "*) ;; *) return 0 ;; esac
+        echo "== $name"
+        began=$(date +%s) code=0
+        timeout -k 5 "$seconds" "$@" >"$out/devices-$name.txt" 2>&1 || code=$?
+        cat "$out/devices-$name.txt"
+        [ $code = 0 ] || failed=1
+        echo "$name: exit code $code after $(($(date +%s) - began)) of $seconds s" >>"$out/devices-summary.txt"
+    }
+    part tests 150 "$here/tests" --nocapture --test-threads 1 devices:: crossings:: processes:: peers:: context::
+    part copies 90 "$here/several" $quick copies
+    part hot-path 30 "$here/several" $quick hot-path
+    part nccl 90 "$here/several" $quick nccl
+    if [ -n "$quick" ]; then
+        part ddp 60 "$python" "$here/torch/ddp.py" --rounds 1 --steps 8 --seconds 55
+    else
+        part ddp 200 "$python" "$here/torch/ddp.py" --seconds 190
+    fi
+    echo "== summary"
+    cat "$out/devices-summary.txt"
+    exit $failed
     ;;
 *)
     usage
@@ -217,21 +273,24 @@ pub fn test(workspace: &Workspace, arguments: &[OsString]) -> anyhow::Result<()>
     cargo::run(command.env("ALLOC_CUDA_TEST_GPU", "1"))
 }
 
-/// `cargo xtask bench --cuda`: the replay on this machine's GPU, with `copies` page-locked memory and copies, with
+/// `cargo xtask bench --cuda`: the replay on this machine's GPU, with `copies` page-locked memory and copies, with `devices`
+/// several GPUs, with
 /// `peers` the peers' bench.
 ///
 /// # Errors
 /// If there is none, or the replay fails.
 pub fn bench(workspace: &Workspace, arguments: &[OsString]) -> anyhow::Result<()> {
     need_gpu(workspace)?;
-    let (binary, arguments) = match arguments.split_first() {
+    let (binary, feature, arguments) = match arguments.split_first() {
         Some((first, rest)) if first == "peers" => return peers::bench(workspace, true, rest),
-        Some((first, rest)) if first == "copies" => ("cuda_copy", rest),
-        _ => ("cuda_replay", arguments),
+        Some((first, rest)) if first == "copies" => ("cuda_copy", "cuda", rest),
+        Some((first, rest)) if first == "devices" => ("cuda_devices", "devices", rest),
+        _ => ("cuda_replay", "cuda", arguments),
     };
     let mut command = cargo::cargo(workspace);
-    command.args(["run", "--release", "--package", "benches", "--features", "cuda", "--bin", binary, "--"]);
-    cargo::run(command.args(arguments))
+    command.args(["run", "--release", "--package", "benches", "--features", feature, "--bin", binary, "--"]);
+    // Multicast over NVLink stays off.
+    cargo::run(command.args(arguments).env("NCCL_NVLS_ENABLE", "0"))
 }
 
 fn need_gpu(workspace: &Workspace) -> anyhow::Result<()> {

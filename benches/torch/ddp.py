@@ -1,0 +1,174 @@
+"""GPT-2 trained on all GPUs by DistributedDataParallel, one process a GPU, natively and on ours: losses, step times, memory.
+
+    python3 ddp.py [--world N] [--steps N] [--rounds N] [--batch N] [--seconds S] [--json FILE]
+
+`--world` is the number of GPUs unless told otherwise; with one, NCCL has nobody to talk to, and the rest is the same. Before
+it trains, each rank checks an all-reduce and an all-gather of tensors in its memory. Losses have to be native ones, rank by
+rank, as `compare.py` judges them.
+"""
+
+import argparse
+import functools
+import json
+import os
+import statistics
+import sys
+import tempfile
+
+# Multicast over NVLink is left alone: a program that uses it badly takes GPUs from everybody else on the host.
+os.environ["NCCL_NVLS_ENABLE"] = "0"
+os.environ["TORCH_SYMM_MEM_DISABLE_MULTICAST"] = "1"
+os.environ["NVSHMEM_DISABLE_NVLS"] = "1"
+
+import runner  # first: it sets what PyTorch reads when it is imported
+
+import random
+import time
+import warnings
+
+import torch
+import torch.distributed as dist
+
+import compare
+import device_memory
+import workloads
+
+GIB = 1 << 30
+
+
+def check_collectives(rank, world):
+    """An all-reduce and an all-gather of whole numbers, which are exact in any order."""
+    count = 1 << 22
+    mine = torch.arange(count, device="cuda", dtype=torch.float32) % 1000 + rank
+    total = mine.clone()
+    dist.all_reduce(total)
+    gathered = torch.empty(world * count, device="cuda")
+    dist.all_gather_into_tensor(gathered, mine)
+    base = torch.arange(count, device="cuda", dtype=torch.float32) % 1000
+    wrong = int((total != base * world + sum(range(world))).sum())
+    for other, part in enumerate(gathered.chunk(world)):
+        wrong += int((part != base + other).sum())
+    return wrong
+
+
+def train(rank, world, allocator, store, steps, batch):
+    """What one process does; its results as plain values."""
+    torch.cuda.set_device(rank)
+    runner.use(allocator)
+    random.seed(7)
+    torch.manual_seed(7)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    warnings.filterwarnings("ignore", message=".*deterministic.*")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    dist.init_process_group("nccl", init_method=f"file://{store}", rank=rank, world_size=world)
+    try:
+        wrong = check_collectives(rank, world)
+        model = torch.nn.parallel.DistributedDataParallel(workloads._gpt2(), device_ids=[rank])
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+        # Every rank has batches of its own.
+        torch.manual_seed(7 + rank)
+        losses, times = [], []
+        for _ in range(steps):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            losses.append(workloads._gpt2_step(model, optimizer, batch, 512))
+            torch.cuda.synchronize()
+            times.append((time.perf_counter() - start) * 1e3)
+        stats = torch.cuda.memory_stats()
+        result = {
+            "rank": rank,
+            "world": world,
+            "allocator": allocator,
+            "nccl": ".".join(map(str, torch.cuda.nccl.version())),
+            "device": torch.cuda.get_device_name(),
+            "wrong": wrong,
+            "losses": [float(loss).hex() for loss in losses],
+            "step_ms": statistics.median(times[len(times) // 4 :]),
+            "peak_live": stats["requested_bytes.all.peak"],
+            "peak_reserved": stats["reserved_bytes.all.peak"],
+        }
+        if allocator == "ours":
+            figures = device_memory.statistics(rank)
+            result["pool"] = {key: figures[key] for key in ("misses", "moves", "rejected_frees", "leaked")}
+        return result
+    finally:
+        dist.destroy_process_group()
+
+
+def run(world, allocator, steps, batch, timeout):
+    """All ranks at the same time; their answers by rank, or why there are none."""
+    deadline = runner.elapsed() + timeout
+    with tempfile.TemporaryDirectory() as folder:
+        store = os.path.join(folder, "store")
+        work = [functools.partial(train, rank, world, allocator, store, steps, batch) for rank in range(world)]
+        answers = [runner.finish(child, deadline) for child in [runner.start(part) for part in work]]
+    failed = [f"rank {rank}: {runner.failure(answer)}" for rank, answer in enumerate(answers) if runner.failure(answer)]
+    return (None, failed) if failed else (answers, [])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--world", type=int)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=150.0, help="for everything; what takes longer is ended")
+    parser.add_argument("--json", help="where every answer is written, a line each")
+    options = parser.parse_args()
+    runner.import_for(["gpt2_train"])
+    world = options.world or torch.cuda.device_count()
+    if world < 1:
+        sys.exit("ddp: there is no GPU")
+    left = 2 * options.rounds
+    runs, lines = {"native": [], "ours": []}, []
+    for _ in range(options.rounds):
+        for allocator in runs:
+            timeout = max((options.seconds - runner.elapsed()) / left * 1.5, 10.0)
+            left -= 1
+            answers, failed = run(world, allocator, options.steps, options.batch, timeout)
+            lines += [f"{allocator}: {text}"[:300] for text in failed]
+            if failed:
+                print("\n".join(failed), file=sys.stderr, flush=True)
+                continue
+            runs[allocator].append(answers)
+            if options.json:
+                with open(options.json, "a") as file:
+                    file.writelines(json.dumps(answer) + "\n" for answer in answers)
+            slowest = max(answer["step_ms"] for answer in answers)
+            print(f"{runner.elapsed():5.0f} s  {world} x {allocator}: {slowest:.2f} ms a step", flush=True)
+    holds = bool(runs["native"]) and bool(runs["ours"]) and not lines
+    if runs["native"] and runs["ours"]:
+        first = runs["native"][0][0]
+        lines.append(f"{world} x {first['device']}, NCCL {first['nccl']}, {options.steps} steps of batch {options.batch}")
+        wrong = sum(answer["wrong"] for answers in runs["native"] + runs["ours"] for answer in answers)
+        if wrong:
+            lines.append(f"collectives: {wrong} elements are wrong")
+            holds = False
+        for rank in range(world):
+            by_allocator = [[answers[rank] for answers in runs[allocator]] for allocator in ("native", "ours")]
+            losses, noise, away = compare.verdict(*by_allocator)
+            holds = holds and losses != "DIFFER"
+            lines.append(f"rank {rank}: losses {losses} ({away:.1e} from native, native runs {noise:.1e} apart)")
+        slowest = {
+            allocator: [max(answer["step_ms"] for answer in answers) for answers in runs[allocator]] for allocator in runs
+        }
+        native, ours = statistics.median(slowest["native"]), statistics.median(slowest["ours"])
+        spread = (max(slowest["native"]) - min(slowest["native"])) / native
+        lines.append(f"step: {native:.2f} ms natively (spread {spread:.3f}), {ours:.2f} on ours, {ours / native:.4f} of it")
+        for allocator in runs:
+            worst = [answer for answers in runs[allocator] for answer in answers]
+            reserved = max(answer["peak_reserved"] / answer["peak_live"] for answer in worst)
+            lines.append(f"{allocator}: reserved/live {reserved:.3f}, live {worst[0]['peak_live'] / GIB:.2f} GiB")
+        pools = [answer["pool"] for answers in runs["ours"] for answer in answers]
+        if any(pool["rejected_frees"] or pool["leaked"] for pool in pools):
+            lines.append(f"frees were refused, or memory leaked: {pools}")
+            holds = False
+    runner.summarize(lines + [f"ddp: {'hold' if holds else 'FAIL'} ({runner.elapsed():.0f} s)"])
+    sys.exit(0 if holds else 1)
+
+
+if __name__ == "__main__":
+    main()
