@@ -57,6 +57,11 @@ pub(crate) enum Op {
     Free {
         address: u64,
     },
+    /// Work of a graph, which runs on the device that it was captured on wherever the graph is launched.
+    Within {
+        context: u64,
+        op: Box<Op>,
+    },
 }
 
 pub(crate) struct Queue {
@@ -153,15 +158,16 @@ impl World {
         let Some(queue) = self.queues.get(&key) else {
             return Err(INVALID_HANDLE);
         };
+        let context = queue.context;
         if let Some(capture) = queue.capture {
             let capture = self.captures.get_mut(&capture).ok_or(STREAM_CAPTURE_UNMATCHED)?;
             if capture.invalid {
                 return Err(STREAM_CAPTURE_INVALIDATED);
             }
-            capture.ops.push(op);
+            capture.ops.push(Op::Within { context, op: Box::new(op) });
             return Ok(());
         }
-        let (context, blocking) = (queue.context, queue.blocking);
+        let blocking = queue.blocking;
         let mut first: Vec<Op> = Vec::new();
         match key {
             Key::Legacy(_) => {
@@ -484,6 +490,7 @@ impl World {
                 kernels::run(&function, &parameters);
             }
             Op::Free { address } => self.deallocate(address),
+            Op::Within { context, op } => self.execute(context, *op)?,
         }
         Ok(())
     }

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use alloc_core::{AllocatorHandle, DeviceAllocator};
-use alloc_cuda::{CudaStream, DeviceOptions, DevicePool};
+use alloc_core::{AllocatorHandle, DeviceAllocator, Place, Transfer};
+use alloc_cuda::{CudaStream, CudaTransfer, DeviceOptions, DevicePool};
 use alloc_pool::PoolConfig;
 use buffer::Buffer;
 
@@ -216,4 +216,34 @@ fn copies_overlap_and_buffers_drop_in_flight() {
         }
         storm(open, seed);
     }
+}
+
+#[test]
+fn a_graph_captures_work_of_the_other_device() {
+    if !two_devices("a graph over two devices") {
+        return;
+    }
+    let _device = any_device();
+    let pools = pools(false);
+    let [here, there] = [0, 1].map(|ordinal| CudaStream::new(ordinal).unwrap());
+    let mut far = Buffer::zeroed_on(handle(&pools[0]), 1 << 20, here.stream()).unwrap();
+    far.make_ready_on(there.stream()).unwrap();
+    let place = Place { device: far.device(), address: far.address() };
+    // Captured on device 1's stream, done on device 0.
+    let (graph, ()) = there
+        .capture(|_recorder| {
+            // SAFETY: the buffer outlives the graph, and nothing else uses it while that runs.
+            unsafe { CudaTransfer::of(0).unwrap().fill(place, 1 << 20, 0x42, there.stream()) }
+        })
+        .unwrap();
+    for _ in 0..3 {
+        far.fill(0).unwrap();
+        graph.launch(&there).unwrap();
+        far.use_on(there.stream());
+        assert!(far.to_vec::<u8>().unwrap().iter().all(|byte| *byte == 0x42));
+    }
+    // What a capture used is not taken for idle work.
+    far.fill_on(7, there.stream()).unwrap();
+    assert!(far.to_vec::<u8>().unwrap().iter().all(|byte| *byte == 7));
+    drop(graph);
 }
