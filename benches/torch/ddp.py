@@ -3,8 +3,8 @@
     python3 ddp.py [--world N] [--steps N] [--rounds N] [--batch N] [--seconds S] [--json FILE]
 
 `--world` is the number of GPUs unless told otherwise; with one, NCCL has nobody to talk to, and the rest is the same. Before
-it trains, each rank checks an all-reduce and an all-gather of tensors in its memory. Losses have to be native ones, rank by
-rank, as `compare.py` judges them.
+it trains, each rank checks an all-reduce and an all-gather of tensors in its memory; with several GPUs, one process with all
+of them hands tensors from each to each first. Losses have to be native ones, rank by rank, as `compare.py` judges them.
 """
 
 import argparse
@@ -98,6 +98,23 @@ def train(rank, world, allocator, store, steps, batch):
         dist.destroy_process_group()
 
 
+def hand_over(world, allocator):
+    """One process with all devices: tensors go from each to each, one of them in use on a stream meanwhile."""
+    runner.use(allocator)
+    wrong = 0
+    for source in range(world):
+        for target in range(world):
+            if source == target:
+                continue
+            for count in (1, 1000, (7 << 20) + 3):
+                sent = torch.arange(count, device=f"cuda:{source}", dtype=torch.int32) * 3 + source
+                got = sent.to(f"cuda:{target}", non_blocking=True)
+                sent.zero_()
+                del sent
+                wrong += int((got != torch.arange(count, device=f"cuda:{target}", dtype=torch.int32) * 3 + source).sum())
+    return {"wrong": wrong, "allocator": allocator}
+
+
 def run(world, allocator, steps, batch, timeout):
     """All ranks at the same time; their answers by rank, or why there are none."""
     deadline = runner.elapsed() + timeout
@@ -124,6 +141,11 @@ def main():
         sys.exit("ddp: there is no GPU")
     left = 2 * options.rounds
     runs, lines = {"native": [], "ours": []}, []
+    for allocator in runs if world > 1 else ():
+        answer = runner.in_child(30, hand_over, world, allocator)
+        text = runner.failure(answer) or (f"{answer['wrong']} elements are wrong" if answer["wrong"] else None)
+        print(f"{runner.elapsed():5.0f} s  one process, tensors across devices, {allocator}: {text or 'right'}", flush=True)
+        lines += [f"tensors across devices, {allocator}: {text}"[:300]] if text else []
     for _ in range(options.rounds):
         for allocator in runs:
             timeout = max((options.seconds - runner.elapsed()) / left * 1.5, 10.0)
