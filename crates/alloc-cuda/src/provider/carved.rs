@@ -167,33 +167,7 @@ unsafe impl MemoryProvider for CarvedProvider {
         physical.address()
     }
 
-    fn record(&self, stream: Stream) -> Result<Option<Event>, ProviderError> {
-        super::record(self.context, stream)
-    }
-
-    fn is_complete(&self, event: &Event) -> Result<bool, ProviderError> {
-        event.is_complete()
-    }
-
-    fn is_idle(&self, stream: Stream) -> Result<bool, ProviderError> {
-        super::is_idle(self.context, stream)
-    }
-
-    fn make_wait(&self, stream: Stream, event: &Event) -> Result<(), ProviderError> {
-        super::make_wait(self.context, stream, event)
-    }
-
-    fn synchronize(&self, event: &Event) -> Result<(), ProviderError> {
-        event.synchronize()
-    }
-
-    fn is_capturing(&self, stream: Stream) -> Result<bool, ProviderError> {
-        super::is_capturing(self.context, stream)
-    }
-
-    fn transfer(&self) -> &dyn Transfer {
-        self.transfer
-    }
+    work_of_a_context!();
 }
 
 impl Drop for CarvedProvider {

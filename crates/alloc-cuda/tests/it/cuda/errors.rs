@@ -131,6 +131,32 @@ fn a_real_card_is_filled_to_the_last_page_a_hundred_times() {
 }
 
 #[test]
+fn a_real_card_keeps_its_headroom() {
+    let Some(_gpu) = gpu_alone() else { return };
+    let headroom = 4 << 30;
+    let provider = DeviceProvider::new(0, &DeviceOptions::default()).unwrap();
+    let (page, stream) = (provider.granularity(), CudaStream::new(0).unwrap());
+    alloc_cuda::global(0).unwrap().trim(0);
+    let options = DeviceOptions::default().headroom(headroom);
+    let pool = alloc_cuda::device_pool(0, &options, PoolConfig::default()).unwrap();
+    for _ in 0..3 {
+        let mut blocks = Vec::new();
+        for size in [1 << 30, 32 << 20, page] {
+            fill(&pool, size, stream.stream(), &mut blocks);
+        }
+        // Page tables come out of what is left, and the driver keeps some memory to itself.
+        let memory = provider.memory().unwrap();
+        let slack = memory.total / 500;
+        assert!(memory.free.abs_diff(headroom) < slack, "{} bytes are free, {headroom} were to be", memory.free);
+        for block in blocks {
+            release(&*pool, block, stream.stream());
+        }
+        pool.trim(0);
+        assert_eq!(pool.statistics().reserved.current, 0);
+    }
+}
+
+#[test]
 fn plain_default_streams_need_no_stream_of_ours() {
     let Some(_fake) = fake() else { return };
     let pool = alloc_cuda::device_pool(0, &DeviceOptions::default(), PoolConfig::default()).unwrap();
