@@ -125,7 +125,8 @@ impl ShareableMemory {
         })?;
         Self::users_of(context, handle).and_then(|users| {
             Self::mapped(context, users, handle, bytes, granularity, true).map_err(|error| match error.kind {
-                ProviderErrorKind::InvalidArgument if error.call == "cuMemMap" => ShareError::Size { bytes },
+                // The addresses for it, or the mapping of all of it.
+                ProviderErrorKind::InvalidArgument if error.call != "cuMemSetAccess" => ShareError::Size { bytes },
                 _ => error.into(),
             })
         })
