@@ -30,6 +30,7 @@ mod cuda {
     mod peers;
     mod pinned;
     mod pressure;
+    #[cfg(feature = "buffer")]
     mod processes;
     mod start;
     mod streams;
