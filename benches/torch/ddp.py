@@ -22,14 +22,13 @@ os.environ["NVSHMEM_DISABLE_NVLS"] = "1"
 
 import runner  # first: it sets what PyTorch reads when it is imported
 
-import random
 import time
-import warnings
 
 import torch
 import torch.distributed as dist
 
 import compare
+import deterministic
 import device_memory
 import workloads
 
@@ -55,14 +54,8 @@ def train(rank, world, allocator, store, steps, batch):
     """What one process does; its results as plain values."""
     torch.cuda.set_device(rank)
     runner.use(allocator)
-    random.seed(7)
-    torch.manual_seed(7)
-    torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-    warnings.filterwarnings("ignore", message=".*deterministic.*")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    deterministic.ask_for(deterministic.USUAL)
+    runner.seed()
     dist.init_process_group("nccl", init_method=f"file://{store}", rank=rank, world_size=world)
     try:
         wrong = check_collectives(rank, world)
@@ -87,7 +80,7 @@ def train(rank, world, allocator, store, steps, batch):
             "wrong": wrong,
             "losses": [float(loss).hex() for loss in losses],
             "step_ms": statistics.median(times[len(times) // 4 :]),
-            "peak_live": stats["requested_bytes.all.peak"],
+            "peak_live": min(stats["requested_bytes.all.peak"], stats["allocated_bytes.all.peak"]),
             "peak_reserved": stats["reserved_bytes.all.peak"],
         }
         if allocator == "ours":
