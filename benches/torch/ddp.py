@@ -119,6 +119,34 @@ def run(world, allocator, steps, batch, timeout):
     return (None, failed) if failed else (answers, [])
 
 
+def judge(native, ours):
+    """What the runs of both allocators say, each a list of answers by rank, and whether ours are as they should be."""
+    lines, holds = [], True
+    wrong = sum(answer["wrong"] for answers in native + ours for answer in answers)
+    if wrong:
+        lines.append(f"collectives: {wrong} elements are wrong")
+        holds = False
+    for rank in range(len(native[0])):
+        by_rank = [[answers[rank] for answers in runs] for runs in (native, ours)]
+        losses, noise, away = compare.verdict(*by_rank)
+        holds = holds and losses != "DIFFER"
+        lines.append(f"rank {rank}: losses {losses} ({away:.1e} from native, native runs {noise:.1e} apart)")
+    # A step takes as long as its slowest rank.
+    slowest = [[max(answer["step_ms"] for answer in answers) for answers in runs] for runs in (native, ours)]
+    theirs, our = map(statistics.median, slowest)
+    spread = (max(slowest[0]) - min(slowest[0])) / theirs
+    lines.append(f"step: {theirs:.2f} ms natively (spread {spread:.3f}), {our:.2f} on ours, {our / theirs:.4f} of it")
+    for name, runs in (("native", native), ("ours", ours)):
+        each = [answer for answers in runs for answer in answers]
+        reserved = max(answer["peak_reserved"] / answer["peak_live"] for answer in each)
+        lines.append(f"{name}: reserved/live {reserved:.3f}, live {each[0]['peak_live'] / GIB:.2f} GiB")
+    pools = [answer["pool"] for answers in ours for answer in answers]
+    if any(pool["rejected_frees"] or pool["leaked"] for pool in pools):
+        lines.append(f"frees were refused, or memory leaked: {pools}")
+        holds = False
+    return lines, holds
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", type=int)
@@ -158,29 +186,9 @@ def main():
     if runs["native"] and runs["ours"]:
         first = runs["native"][0][0]
         lines.append(f"{world} x {first['device']}, NCCL {first['nccl']}, {options.steps} steps of batch {options.batch}")
-        wrong = sum(answer["wrong"] for answers in runs["native"] + runs["ours"] for answer in answers)
-        if wrong:
-            lines.append(f"collectives: {wrong} elements are wrong")
-            holds = False
-        for rank in range(world):
-            by_allocator = [[answers[rank] for answers in runs[allocator]] for allocator in ("native", "ours")]
-            losses, noise, away = compare.verdict(*by_allocator)
-            holds = holds and losses != "DIFFER"
-            lines.append(f"rank {rank}: losses {losses} ({away:.1e} from native, native runs {noise:.1e} apart)")
-        slowest = {
-            allocator: [max(answer["step_ms"] for answer in answers) for answers in runs[allocator]] for allocator in runs
-        }
-        native, ours = statistics.median(slowest["native"]), statistics.median(slowest["ours"])
-        spread = (max(slowest["native"]) - min(slowest["native"])) / native
-        lines.append(f"step: {native:.2f} ms natively (spread {spread:.3f}), {ours:.2f} on ours, {ours / native:.4f} of it")
-        for allocator in runs:
-            worst = [answer for answers in runs[allocator] for answer in answers]
-            reserved = max(answer["peak_reserved"] / answer["peak_live"] for answer in worst)
-            lines.append(f"{allocator}: reserved/live {reserved:.3f}, live {worst[0]['peak_live'] / GIB:.2f} GiB")
-        pools = [answer["pool"] for answers in runs["ours"] for answer in answers]
-        if any(pool["rejected_frees"] or pool["leaked"] for pool in pools):
-            lines.append(f"frees were refused, or memory leaked: {pools}")
-            holds = False
+        found, right = judge(runs["native"], runs["ours"])
+        lines += found
+        holds = holds and right
     runner.summarize(lines + [f"ddp: {'hold' if holds else 'FAIL'} ({runner.elapsed():.0f} s)"])
     sys.exit(0 if holds else 1)
 

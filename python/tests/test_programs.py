@@ -1,5 +1,6 @@
 """How the programs of `benches/torch` judge what they measure. PyTorch is not needed for that."""
 
+import os
 import sys
 import types
 import unittest
@@ -18,17 +19,24 @@ class Programs(unittest.TestCase):
     def setUp(self):
         torch = types.ModuleType("torch")
         torch.autograd = types.SimpleNamespace(Function=object)
-        patch = mock.patch.dict(sys.modules, torch=torch)
+        torch.distributed = types.ModuleType("torch.distributed")
+        modules = {"torch": torch, "torch.distributed": torch.distributed}
+        patch = mock.patch.dict(sys.modules, modules)
         patch.start()
         self.addCleanup(patch.stop)
         paths = mock.patch.object(sys, "path", [str(PROGRAMS)] + sys.path)
         paths.start()
         self.addCleanup(paths.stop)
+        # One of them sets what its processes are to find in the environment.
+        environment = mock.patch.dict(os.environ)
+        environment.start()
+        self.addCleanup(environment.stop)
         import compare
+        import ddp
         import limits
         import processes
 
-        self.compare, self.limits, self.processes = compare, limits, processes
+        self.compare, self.ddp, self.limits, self.processes = compare, ddp, limits, processes
 
     def test_equal_native_runs_want_equal_losses_of_ours(self):
         native = [run([3.0, 2.0]), run([3.0, 2.0])]
@@ -55,6 +63,19 @@ class Programs(unittest.TestCase):
                 search.hear(tried, {"out_of_memory": None if tried <= largest else "no"})
             self.assertEqual(search.low, largest)
             self.assertEqual(str(search), f"{largest / 16:g}")
+
+    def rank(self, losses, wrong=0, leaked=0, step_ms=10.0):
+        pool = {"rejected_frees": 0, "leaked": leaked}
+        held = {"peak_live": 1 << 30, "peak_reserved": 1 << 30}
+        return {**run(losses), "wrong": wrong, "step_ms": step_ms, "pool": pool, **held}
+
+    def test_every_rank_has_to_be_right(self):
+        native = [[self.rank([3.0, 2.0]), self.rank([5.0, 4.0], step_ms=20.0)]] * 2
+        lines, holds = self.ddp.judge(native, [[self.rank([3.0, 2.0]), self.rank([5.0, 4.0], step_ms=21.0)]])
+        self.assertTrue(holds, lines)
+        self.assertIn("1.0500 of it", "\n".join(lines))
+        for other in (self.rank([5.0, 4.1]), self.rank([5.0, 4.0], wrong=1), self.rank([5.0, 4.0], leaked=2)):
+            self.assertFalse(self.ddp.judge(native, [[self.rank([3.0, 2.0]), other]])[1])
 
     def test_runs_agree_only_if_enough_steps_do(self):
         one = run([1.0, 2.0, 3.0, 4.0, 5.0])

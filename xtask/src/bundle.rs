@@ -214,9 +214,10 @@ devices)
     part hot-path 30 "$here/several" $quick hot-path
     part nccl 90 "$here/several" $quick nccl
     if [ -n "$quick" ]; then
-        part ddp 60 "$python" "$here/torch/ddp.py" --rounds 1 --steps 8 --seconds 55
+        part ddp 60 "$python" "$here/torch/ddp.py" --rounds 1 --steps 8 --seconds 55 \
+            --json "$out/devices-ddp.jsonl"
     else
-        part ddp 200 "$python" "$here/torch/ddp.py" --seconds 190
+        part ddp 200 "$python" "$here/torch/ddp.py" --seconds 190 --json "$out/devices-ddp.jsonl"
     fi
     echo "== summary"
     cat "$out/devices-summary.txt"
