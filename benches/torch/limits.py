@@ -4,7 +4,7 @@
 
 For each workload the largest scale of its batch is found at which it runs to the end: natively, with PyTorch's expandable
 segments, and on our memory, all at the same time in processes of their own. Then the largest that only ours runs is run
-once more by all, for twice as many steps. PyTorch's own allocator is asked as it is: it frees what it has cached and tries
+once more by all. PyTorch's own allocator is asked as it is: it frees what it has cached and tries
 again before it fails, so that what fails there are the pieces between blocks in use.
 """
 
@@ -88,8 +88,8 @@ def search(name, options, deadline):
 
 
 def confirm(name, scale, options, deadline):
-    """All allocators at one scale for twice as many steps: a line on each, and whether ours fits and native does not."""
-    answers = trial(name, dict.fromkeys(["native", "ours", "expandable"], scale), 2 * options.steps,
+    """All allocators at one scale once more: a line on each, and whether ours fits and native does not."""
+    answers = trial(name, dict.fromkeys(["native", "ours", "expandable"], scale), options.steps,
                     int(options.limit * GIB), deadline)
     lines = []
     for allocator, answer in answers.items():
@@ -104,7 +104,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=["gnn_sampled", "moe_train"])
     parser.add_argument("--limit", type=float, default=6.0, help="GiB")
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--parts", type=int, default=16, help="how finely the scale is told, in parts of the usual batch")
     parser.add_argument("--seconds", type=float, default=90.0, help="for everything; what takes longer is left open")
     options = parser.parse_args()
@@ -121,7 +121,7 @@ def main():
             f"expandable segments, {ours} on ours"
         )
         if ours.low > native.low and not native.failed:
-            # Ours for twice as many steps may need a little more than for half of them.
+            # At the very edge a run may need a little more than the one before.
             for parts in sorted({ours.low, max(native.low + 1, (native.low + ours.low) // 2)}, reverse=True):
                 if runner.elapsed() + longest > deadline:
                     break

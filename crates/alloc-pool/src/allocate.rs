@@ -167,7 +167,8 @@ impl<P: MemoryProvider> Inner<P> {
         if class == 0 && !self.has_zero_slot(&mut state, arena, tag) {
             class = 1;
         }
-        state.returns.take(class, tag, wanted, batch);
+        // Twice as many as of a slab: whoever waits for another thread's blocks takes all that it may keep.
+        state.returns.take(class, tag, 2 * wanted, batch);
         loop {
             while batch.blocks().len() < wanted.min(cache::BIN_BLOCKS)
                 && let Some((slab, slot)) = state.slabs.take(class, tag)

@@ -307,7 +307,12 @@ impl Batch {
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.len == BIN_BLOCKS
+        self.room() == 0
+    }
+
+    /// How many more blocks it takes.
+    pub(crate) fn room(&self) -> usize {
+        BIN_BLOCKS - self.len
     }
 
     pub(crate) fn blocks(&self) -> &[CachedBlock] {
@@ -316,6 +321,11 @@ impl Batch {
 
     pub(crate) fn clear(&mut self) {
         self.len = 0;
+    }
+
+    /// Forgets all but the first blocks.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
     }
 }
 

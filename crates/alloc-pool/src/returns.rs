@@ -8,8 +8,9 @@ use crate::cache::{Batch, CachedBlock};
 use crate::placement::heap::Tag;
 use crate::placement::units::{CLASSES, class_bytes};
 
-/// The most blocks of one class that wait.
-const RETURN_BLOCKS: usize = 64;
+/// The most blocks of one class that wait: as many as come and go by chance, for each that overflows goes through its
+/// slab's books.
+const RETURN_BLOCKS: usize = 256;
 
 #[derive(Debug)]
 struct Bin {
@@ -38,24 +39,26 @@ impl Returns {
             bin.tag = tag;
         }
         let bytes = class_bytes(class);
-        while bin.tag == tag
-            && bin.blocks.len() < RETURN_BLOCKS
-            && self.bytes + bytes <= most
-            && let Some(block) = batch.pop()
-        {
-            bin.blocks.push(block);
-            self.bytes += bytes;
+        if bin.tag != tag {
+            return;
         }
+        let within = most.saturating_sub(self.bytes).checked_div(bytes).unwrap_or(u64::MAX);
+        let count =
+            batch.blocks().len().min(RETURN_BLOCKS - bin.blocks.len()).min(within.try_into().unwrap_or(usize::MAX));
+        let keep = batch.blocks().len() - count;
+        bin.blocks.extend_from_slice(&batch.blocks()[keep..]);
+        batch.truncate(keep);
+        self.bytes += count as u64 * bytes;
     }
 
     /// Adds up to `wanted` blocks of the class and stream to the batch.
     #[inline]
     pub(crate) fn take(&mut self, class: usize, tag: Tag, wanted: usize, batch: &mut Batch) {
         let Some(bin) = self.bins.get_mut(class).filter(|bin| bin.tag == tag) else { return };
-        for _ in 0..wanted.min(bin.blocks.len()) {
-            batch.extend(bin.blocks.pop().as_slice());
-            self.bytes -= class_bytes(class);
-        }
+        let left = bin.blocks.len().saturating_sub(wanted.min(batch.room()));
+        batch.extend(&bin.blocks[left..]);
+        self.bytes -= (bin.blocks.len() - left) as u64 * class_bytes(class);
+        bin.blocks.truncate(left);
     }
 
     /// Fills the batch with blocks of any class; `false` if there are none.
