@@ -53,6 +53,8 @@ pub(super) struct Thrashing {
 const ALLOCATED_PER_MOVED: u64 = 500;
 const ROUNDS_AT_REST: f64 = 0.6;
 const MORE_PER_ROUND: f64 = 0.02;
+/// One that was given more than this for it does not lend pieces: it has places of its own for most of what it needs.
+const RESTLESS: f64 = 0.01;
 
 /// A pool thrashes if long after its peak was reached it has moved more than one byte in so many allocated, and that by
 /// so many times all of its memory.
@@ -109,6 +111,7 @@ impl<T> Pages<T> {
         if self.peak_units > self.at_peak.units + self.at_peak.units / LITTLE {
             let (allocations, allocated_bytes) = self.allocated();
             let (units, reserved, moved_granules) = (self.peak_units, self.reserved.current, self.moved_granules);
+            self.has_ebbed = false;
             self.at_peak = AtPeak { units, reserved, moved_granules, allocated_bytes };
             self.unrest = Unrest { allocations, moves: self.moves, score: 0 };
         }
@@ -156,6 +159,11 @@ impl<T> Pages<T> {
         let more =
             self.more_for_restless(config.growth_slack_moving) + self.more_for_thrashing(config.growth_slack_thrashing);
         ((self.peak_units << UNIT_SHIFT) as f64 * (1.0 + config.growth_slack + more)) as u64
+    }
+
+    /// Whether the pool has moved so much that it is given memory for it.
+    pub(super) fn is_restless(&self) -> bool {
+        self.more_for_restless(f64::INFINITY) > RESTLESS
     }
 
     /// How much more the pool may hold for the sake of moving less, as a fraction of its peak.

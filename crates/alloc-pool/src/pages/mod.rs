@@ -7,6 +7,7 @@
 mod breakdown;
 mod budget;
 mod give_back;
+mod home;
 mod plan;
 mod serve;
 mod supply;
@@ -37,6 +38,8 @@ struct Handle<T> {
     physical: Option<T>,
     granules: u32,
     active: Option<Place>,
+    /// Where it goes back to, if it is lent.
+    home: Option<Place>,
     views: Vec<Place>,
     /// The streams whose work may still touch it.
     users: TagSet,
@@ -105,6 +108,10 @@ pub(crate) struct Pages<T> {
     /// Since when the pool thrashes, if it does.
     unrest: budget::Unrest,
     thrashing: Option<budget::Thrashing>,
+    /// Whether the pieces that move for the request at hand are lent.
+    lending: bool,
+    /// Whether little was in use since the peak last rose.
+    has_ebbed: bool,
     /// The streams that the request at hand has to be ordered after.
     in_the_way: TagSet,
     /// The streams that the request at hand can't be ordered after.
@@ -143,6 +150,8 @@ impl<T> Pages<T> {
             at_peak: budget::AtPeak::default(),
             unrest: budget::Unrest::default(),
             thrashing: None,
+            lending: false,
+            has_ebbed: false,
             in_the_way: 0,
             untouchable: 0,
             search: 0,
@@ -196,6 +205,7 @@ impl<T> Pages<T> {
             physical: Some(physical),
             granules,
             active: None,
+            home: None,
             views: Vec::new(),
             users: 0,
             found: Found::default(),
@@ -240,7 +250,9 @@ impl<T> Pages<T> {
         while views.last() == Some(&UNMAPPED) {
             views.pop();
         }
-        self.handles[handle as usize].views.retain(|view| *view != place);
+        let handle = &mut self.handles[handle as usize];
+        handle.views.retain(|view| *view != place);
+        handle.home = handle.home.filter(|home| *home != place);
     }
 
     /// Makes the view at `place` the handle's active one, or none; returns which it was.

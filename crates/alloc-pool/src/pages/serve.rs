@@ -87,6 +87,9 @@ impl<P: MemoryProvider> Inner<P> {
     ) -> Result<u32, Failure> {
         let untouchable = self.untouchable_tags(stream);
         let (peak_before, reserved_before) = (pages.peak_units, pages.reserved.current);
+        if let Some(node) = self.come_home(pages, arena, ask, untouchable) {
+            return Ok(node);
+        }
         let mut served = Ok(None);
         if untouchable != TagSet::MAX && self.are_threads_apart() {
             let near = self.arenas_with_excess(pages, arena);
@@ -174,6 +177,8 @@ impl<P: MemoryProvider> Inner<P> {
         pages.sort_found(arena);
         pages.note_thrashing();
         let used = pages.used_units() + u64::from(ask.units);
+        let may_lend = matches!(reach, Reach::All) && self.may_lend(pages, &locked, ask);
+        pages.decide_to_lend(&mut locked, used, may_lend);
         let frugal = frugal && used <= pages.peak_units;
         pages.peak_units = pages.peak_units.max(used);
         let need = ask.units.div_ceil(pages.granule_units);
@@ -361,7 +366,7 @@ impl<P: MemoryProvider> Inner<P> {
 
     /// How many granules a new piece of memory has: it grows with the pool. A piece for slabs has room for a quarter of what thread
     /// caches may keep, so that these don't make a warm program grow.
-    fn piece_granules(&self, pages: &Pages<P::Physical>, locked: &Locked<'_>) -> u32 {
+    pub(super) fn piece_granules(&self, pages: &Pages<P::Physical>, locked: &Locked<'_>) -> u32 {
         let bytes = if is_for_slabs(locked.own_index) {
             let used = locked.own.heap.used_units() << UNIT_SHIFT;
             (used / 4).max(self.config.thread_cache / 4) + pages.granule_bytes()

@@ -171,6 +171,9 @@ impl<T> Pages<T> {
             state.heap.convert(node, start, units, Kind::Hole, 0);
             handle.users = users;
             handle.found.search = 0;
+            if self.lending {
+                handle.home.get_or_insert(place);
+            }
             self.set_active(index, None);
         } else {
             self.unlist_idle(index);
@@ -229,6 +232,9 @@ impl<T> Pages<T> {
     }
 
     pub(super) fn activate(&mut self, handle: u32, place: Place) {
+        let lending = self.lending;
+        let home = &mut self.handles[handle as usize].home;
+        *home = home.filter(|&home| lending && home != place);
         self.set_active(handle, Some(place));
         self.scratch.attached.push(handle);
     }

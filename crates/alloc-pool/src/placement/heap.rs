@@ -9,6 +9,7 @@
 //! different streams may still use stays apart, lest neither could have any of it, until it is known to be complete
 //! or a miss needs everything in one piece.
 
+mod ebb;
 mod node;
 mod rest;
 
@@ -39,6 +40,8 @@ pub(crate) struct Heap {
     holes: u32,
     free_units: u64,
     used_units: u64,
+    /// With less than this in use the next request is a miss, so that pieces which were lent go home first.
+    ebb: u64,
     /// The address of unit 0, in units: alignment is of addresses, not offsets.
     base: u64,
     capacity: u32,
@@ -66,6 +69,7 @@ impl Heap {
             holes: NIL,
             free_units: 0,
             used_units: 0,
+            ebb: 0,
             base,
             capacity: units,
             top: NIL,
@@ -178,6 +182,9 @@ impl Heap {
                 return Some(index);
             }
             self.release_inline(index);
+        }
+        if self.is_at_ebb() {
+            return None;
         }
         let slack = u32::try_from(ask.align - 1).ok()?;
         let index = self.fit(ask, |heap, node| heap.in_the_way(node, ask.tag) == 0)?;

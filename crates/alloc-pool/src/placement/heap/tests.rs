@@ -222,3 +222,39 @@ fn a_rest_changes_no_placement() {
     resting.check().unwrap();
     assert_eq!((plain.free_units(), plain.used_units()), (resting.free_units(), resting.used_units()));
 }
+
+#[test]
+fn at_ebb_a_request_is_a_miss_until_the_tide_is_reset() {
+    let mut heap = backed(100);
+    let (one, two) = (heap.allocate(ask(10)).unwrap(), heap.allocate(ask(10)).unwrap());
+    heap.set_ebb(15);
+    let three = heap.allocate(ask(10)).unwrap();
+    heap.release(one);
+    heap.release(two);
+    assert!(heap.is_at_ebb());
+    assert_eq!(heap.allocate(ask(10)), None);
+    assert_eq!(heap.ebb(), 15);
+    heap.set_ebb(0);
+    assert!(!heap.is_at_ebb() && heap.allocate(ask(10)).is_some());
+    heap.release(three);
+    heap.check().unwrap();
+}
+
+/// Of ranges of one size the one released last is taken first; after a fresh start, that with the lowest address.
+#[test]
+fn lists_in_address_order_forget_who_was_released_when() {
+    for fresh in [false, true] {
+        let mut heap = backed(100);
+        let blocks: Vec<_> = (0..8).map(|_| heap.allocate(ask(10)).unwrap()).collect();
+        for index in [2, 0, 6, 4] {
+            heap.release(blocks[index]);
+        }
+        if fresh {
+            heap.relist();
+        }
+        let starts = [(); 4].map(|()| heap.allocate(ask(10)).map(|node| heap.node(node).unwrap().start));
+        let expected = if fresh { [0, 20, 40, 60] } else { [40, 60, 0, 20] };
+        assert_eq!(starts, expected.map(Some));
+        heap.check().unwrap();
+    }
+}
