@@ -52,8 +52,8 @@ def check_collectives(rank, world):
 
 def train(rank, world, allocator, store, steps, batch):
     """What one process does; its results as plain values."""
-    torch.cuda.set_device(rank)
     runner.use(allocator)
+    torch.cuda.set_device(rank)
     deterministic.ask_for(deterministic.USUAL)
     runner.seed()
     dist.init_process_group("nccl", init_method=f"file://{store}", rank=rank, world_size=world)

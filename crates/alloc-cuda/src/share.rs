@@ -45,6 +45,9 @@ pub enum ShareError {
     Provider(#[from] ProviderError),
 }
 
+/// `CUDA_ERROR_UNKNOWN`.
+const UNKNOWN: i64 = 999;
+
 /// Device memory of its own that other processes can open, or that another process made.
 ///
 /// One process makes it and [exports](ShareableMemory::export) a file descriptor, which crosses to the other over a
@@ -120,7 +123,9 @@ impl ShareableMemory {
             return Err(ShareError::Size { bytes });
         }
         let handle = context.import(file.as_fd()).map_err(|source| match source.kind {
-            ProviderErrorKind::Poisoned | ProviderErrorKind::OutOfMemory => source.into(),
+            // Drivers say "unknown" of a descriptor that leads to no memory, and the context lives on.
+            ProviderErrorKind::Poisoned if source.code != UNKNOWN => source.into(),
+            ProviderErrorKind::OutOfMemory => source.into(),
             _ => ShareError::NotMemory { device: context.name(), source },
         })?;
         Self::users_of(context, handle).and_then(|users| {

@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, c_void};
 
-use crate::abi::{INVALID_DEVICE, INVALID_VALUE, OPERATING_SYSTEM, OUT_OF_MEMORY};
+use crate::abi::{INVALID_DEVICE, INVALID_VALUE, OPERATING_SYSTEM, OUT_OF_MEMORY, UNKNOWN};
 use crate::world::World;
 
 pub(crate) const GRANULARITY: u64 = 2 << 20;
@@ -309,7 +309,7 @@ impl World {
 
     /// A handle of memory that was exported; the file descriptor stays the caller's.
     pub(crate) fn import(&mut self, file: i32) -> Result<u64, i32> {
-        let (bytes, device) = exported(file).ok_or(INVALID_VALUE)?;
+        let (bytes, device) = exported(file).ok_or(UNKNOWN)?;
         if device >= self.devices.len() {
             return Err(INVALID_DEVICE);
         }
