@@ -77,6 +77,15 @@ fn warm_passes_of_repeating_programs_call_neither_the_heap_nor_the_provider() {
     }
 }
 
+/// Their largest blocks take nearly all that is free, and find no room in any pass.
+#[test]
+fn programs_with_very_large_blocks_come_to_rest_as_well() {
+    for name in ["maskrcnn_train", "moe_train"] {
+        let calls: Vec<u64> = replay(name, 10).into_iter().map(|(_, provider)| provider).collect();
+        assert!(calls[0] > 0 && calls[7..] == [0, 0, 0], "{name}: provider calls by pass: {calls:?}");
+    }
+}
+
 #[test]
 fn a_heap_that_calls_the_global_heap_is_found_out() {
     let trace = Trace::load(folder().join("prefetch_streams.csv.zst"), Policy::Strict).unwrap();

@@ -30,19 +30,23 @@ impl<P: MemoryProvider> Inner<P> {
         ask: Ask,
         untouchable: TagSet,
     ) -> Option<u32> {
-        let own = self.arena(arena)?.lock();
+        let mut own = self.arena(arena)?.lock();
         if !own.heap.is_at_ebb() {
             return None;
         }
-        let others = (0..pages.arena_count()).filter(|&index| index != arena);
-        let others = others.filter_map(|index| self.arena(index).map(|other| (index, other.lock()))).collect();
-        let mut locked = Locked { own_index: arena, own, others };
-        locked.own.heap.set_ebb(0);
+        own.heap.set_ebb(0);
+        pages.has_ebbed = true;
         // What is being captured stays where it is, and threads apart keep to their own.
-        if untouchable == 0 && !self.are_threads_apart() {
+        let may_move = untouchable == 0 && !self.are_threads_apart();
+        if may_move && pages.handles.iter().any(|handle| handle.home.is_some()) {
+            let others = (0..pages.arena_count()).filter(|&index| index != arena);
+            let others = others.filter_map(|index| self.arena(index).map(|other| (index, other.lock()))).collect();
+            let mut locked = Locked { own_index: arena, own, others };
             pages.go_home(&mut locked, ask.tag);
+            own = locked.own;
         }
-        locked.own.heap.allocate(ask)
+        own.heap.relist();
+        own.heap.allocate(ask)
     }
 
     /// Whether a request is of a kind that pieces are lent for: a large block, in a pool that threads share.
@@ -73,7 +77,6 @@ impl<T> Pages<T> {
         self.search += 1;
         self.begin(0);
         self.lending = false;
-        self.has_ebbed = true;
         self.scratch.found.clear();
         self.find_free(&locked.own, locked.own_index, tag);
         for (index, state) in &locked.others {
@@ -95,7 +98,6 @@ impl<T> Pages<T> {
             }
         }
         self.scratch.found = found;
-        locked.own.heap.relist();
     }
 }
 
