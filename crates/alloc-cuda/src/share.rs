@@ -131,7 +131,11 @@ impl ShareableMemory {
         Self::users_of(context, handle).and_then(|users| {
             Self::mapped(context, users, handle, bytes, granularity, true).map_err(|error| match error.kind {
                 // The addresses for it, or the mapping of all of it.
-                ProviderErrorKind::InvalidArgument if error.call != "cuMemSetAccess" => ShareError::Size { bytes },
+                ProviderErrorKind::InvalidArgument | ProviderErrorKind::Unsupported
+                    if error.call != "cuMemSetAccess" =>
+                {
+                    ShareError::Size { bytes }
+                }
                 _ => error.into(),
             })
         })

@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, c_void};
 
-use crate::abi::{INVALID_DEVICE, INVALID_VALUE, OPERATING_SYSTEM, OUT_OF_MEMORY, UNKNOWN};
+use crate::abi::{INVALID_DEVICE, INVALID_VALUE, NOT_SUPPORTED, OPERATING_SYSTEM, OUT_OF_MEMORY, UNKNOWN};
 use crate::world::World;
 
 pub(crate) const GRANULARITY: u64 = 2 << 20;
@@ -357,7 +357,7 @@ impl World {
         let free = before && self.mappings.range(address..address + bytes).next().is_none();
         if self.physical.get(&handle).is_some_and(|physical| physical.imported && physical.bytes != bytes) {
             // What another process said of the size was wrong, which is no fault of this one.
-            return Err(INVALID_VALUE);
+            return Err(NOT_SUPPORTED);
         }
         let Some(physical) = self.physical.get_mut(&handle).filter(|p| p.bytes == bytes && !p.released) else {
             self.violation(format!("cuMemMap of {handle:#x}, {bytes} bytes, which is not such a handle"));

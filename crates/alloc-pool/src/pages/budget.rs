@@ -15,6 +15,8 @@ use crate::placement::units::UNIT_SHIFT;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Census {
     used_units: u64,
+    /// The least that was in use since the pool was last asked whether it is in unrest.
+    low_units: u64,
     peak_units: u64,
     /// All large blocks so far, and their bytes.
     allocations: u64,
@@ -65,6 +67,8 @@ const ROUNDS_BEFORE_THRASHING: u64 = 2;
 const BLOCKS_PER_MOVED_PIECE: u64 = 320;
 const STRETCH: u64 = 32768;
 const STRETCHES_BEFORE_THRASHING: u64 = 3;
+/// With less than this part of the peak in use a program is at the end of a round, and may need no more in the next.
+const HARDLY_ANYTHING: u64 = 16;
 /// From then on it is given more for each time that it moves all of its pieces, but for one piece in so many blocks.
 const MORE_PER_ROUND_OF_THRASHING: f64 = 0.5;
 const BLOCKS_PER_BORNE_PIECE: u64 = 4000;
@@ -98,10 +102,12 @@ impl Unrest {
 
 impl<T> Pages<T> {
     /// Notes how much of the arena is in use.
-    pub(super) fn count(&mut self, arena: u32, state: &ArenaState) {
+    pub(super) fn count(&mut self, arena: u32, state: &mut ArenaState) {
         let used = state.heap.used_units();
+        let low = state.heap.take_low();
         let census = &mut self.arenas[arena as usize].census;
         census.used_units = used;
+        census.low_units = census.low_units.min(low);
         census.peak_units = census.peak_units.max(used);
         (census.allocations, census.allocated_bytes) = state.large.allocated();
     }
@@ -123,6 +129,11 @@ impl<T> Pages<T> {
             return;
         }
         let (allocations, allocated) = self.allocated();
+        let censuses = self.arenas.iter_mut().map(|arena| &mut arena.census);
+        let low: u64 = censuses.map(|census| std::mem::replace(&mut census.low_units, census.used_units)).sum();
+        if low < self.peak_units / HARDLY_ANYTHING {
+            self.unrest = Unrest { allocations, moves: self.moves, score: 0 };
+        }
         let moved = (self.moved_granules - self.at_peak.moved_granules).saturating_mul(self.granule_bytes());
         let bearable = allocated.saturating_sub(self.at_peak.allocated_bytes) / ALLOCATED_PER_MOVED_THRASHING;
         let has_moved_all = moved > bearable.saturating_add(ROUNDS_BEFORE_THRASHING * self.reserved.current);

@@ -123,7 +123,7 @@ impl<P: MemoryProvider> Inner<P> {
     fn arenas_with_excess(&self, pages: &mut Pages<P::Physical>, arena: u32) -> Vec<u32> {
         for index in 0..pages.arena_count() {
             if let Some(other) = self.arena(index) {
-                pages.count(index, &other.lock());
+                pages.count(index, &mut other.lock());
             }
         }
         (0..pages.arena_count()).filter(|&index| index != arena && pages.excess_granules(index) > 0).collect()
@@ -168,9 +168,9 @@ impl<P: MemoryProvider> Inner<P> {
         pages.search += 1;
         pages.begin(situation.untouchable);
         pages.scratch.found.clear();
-        pages.count(arena, &locked.own);
+        pages.count(arena, &mut locked.own);
         pages.find_free(&locked.own, arena, ask.tag);
-        for (index, state) in &locked.others {
+        for (index, state) in &mut locked.others {
             pages.count(*index, state);
             pages.find_free(state, *index, ask.tag);
         }

@@ -40,6 +40,8 @@ pub(crate) struct Heap {
     holes: u32,
     free_units: u64,
     used_units: u64,
+    /// The least that was in use since it was last asked for.
+    low_units: u64,
     /// With less than this in use the next request is a miss, so that pieces which were lent go home first.
     ebb: u64,
     /// The address of unit 0, in units: alignment is of addresses, not offsets.
@@ -69,6 +71,7 @@ impl Heap {
             holes: NIL,
             free_units: 0,
             used_units: 0,
+            low_units: 0,
             ebb: 0,
             base,
             capacity: units,
@@ -261,6 +264,7 @@ impl Heap {
         node.users = 1 << node.tag;
         node.stamp = self.now;
         self.used_units -= u64::from(node.units);
+        self.low_units = self.low_units.min(self.used_units);
         let users = 1 << node.tag;
         let (mut index, next, prev) = (index, node.next, node.prev);
         if next != NIL && self.nodes[next as usize].kind == Kind::Free && self.may_join(next, users) {

@@ -19,6 +19,11 @@ impl Heap {
         self.ebb
     }
 
+    /// The least that was in use since this was last called, in units.
+    pub(crate) fn take_low(&mut self) -> u64 {
+        std::mem::replace(&mut self.low_units, self.used_units)
+    }
+
     /// Puts the free nodes into their lists in address order, as if nothing had been released before.
     pub(crate) fn relist(&mut self) {
         let mut index = self.containing(0, 0);
