@@ -26,9 +26,9 @@ pub struct PoolConfig {
     /// How much further, as a fraction of the same peak, for a pool that keeps moving pages: more than one byte in 500
     /// that it allocates. Default: 0.02. Environment: `ALLOC_POOL_GROWTH_SLACK_MOVING`.
     pub growth_slack_moving: f64,
-    /// How much further still for one that thrashes: long after its peak was reached it moves more than one byte in 64
-    /// that it allocates. 0.2 for each time that it moves all of its pieces. Default: 1. Environment:
-    /// `ALLOC_POOL_GROWTH_SLACK_THRASHING`.
+    /// How much further still for one that thrashes: long after its peak was reached it moves more than one piece in 320
+    /// blocks, or one byte in 64 that it allocates. 0.5 for each time that it moves all of its pieces. Default: 1.
+    /// Environment: `ALLOC_POOL_GROWTH_SLACK_THRASHING`.
     pub growth_slack_thrashing: f64,
     /// Physical memory is created in pieces of the peak of bytes in use divided by this, so that pieces grow with the
     /// pool. Default: 192. Environment: `ALLOC_POOL_PIECES_PER_PEAK`.
