@@ -67,8 +67,9 @@ const ROUNDS_BEFORE_THRASHING: u64 = 2;
 const BLOCKS_PER_MOVED_PIECE: u64 = 320;
 const STRETCH: u64 = 32768;
 const STRETCHES_BEFORE_THRASHING: u64 = 3;
-/// With less than this part of the peak in use a program is at the end of a round, and may need no more in the next.
-const HARDLY_ANYTHING: u64 = 16;
+/// With less than this part of what was in use left, a program is at the end of a round: it may need no more in the next,
+/// and lent pieces go home.
+pub(super) const HARDLY_ANYTHING: u64 = 16;
 /// From then on it is given more for each time that it moves all of its pieces, but for one piece in so many blocks.
 const MORE_PER_ROUND_OF_THRASHING: f64 = 0.5;
 const BLOCKS_PER_BORNE_PIECE: u64 = 4000;

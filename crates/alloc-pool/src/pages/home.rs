@@ -10,14 +10,13 @@
 use alloc_core::MemoryProvider;
 
 use super::Pages;
+use super::budget::HARDLY_ANYTHING;
 use super::plan::ANYWHERE;
 use super::supply::Locked;
 use crate::arena::is_for_slabs;
 use crate::placement::heap::{Ask, Kind, Tag, TagSet};
 use crate::pool::Inner;
 
-/// Pieces go home when less than this part of what was in use at a miss is.
-const HARDLY_ANYTHING: u64 = 16;
 /// A block of fewer pieces is found a place for good sooner or later.
 const FEWEST_PIECES: u32 = 8;
 
