@@ -250,6 +250,11 @@ impl StreamCache {
         self.take_oldest(class, keep, out);
     }
 
+    /// Takes all blocks of a class out.
+    pub(crate) fn empty(&mut self, class: usize, out: &mut Batch) {
+        self.take_oldest(class, 0, out);
+    }
+
     /// Takes the oldest blocks of a class until `keep` are left.
     fn take_oldest(&mut self, class: usize, keep: u32, out: &mut Batch) {
         let (bin, blocks) = (&mut self.bins[class], &mut self.blocks[class]);
@@ -269,7 +274,7 @@ impl StreamCache {
     fn drain(&mut self, home: &dyn CacheHome) {
         let mut batch = Batch::new();
         for class in 0..CLASSES {
-            self.take_oldest(class, 0, &mut batch);
+            self.empty(class, &mut batch);
             home.take_back(&mut batch);
         }
     }

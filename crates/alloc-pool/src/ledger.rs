@@ -151,6 +151,9 @@ impl Ledger {
             Some(index) => index,
             None if free.made < MAX_SLABS => {
                 free.made += 1;
+                // Room for all to be given back, so that this needs no heap later.
+                let made = free.made as usize;
+                free.free.reserve(made);
                 free.made - 1
             }
             None => return None,

@@ -2,10 +2,10 @@
 
 use alloc_core::{AllocError, AllocatorEvent, MemoryProvider, OutOfMemory, Stream, pressure};
 
-use crate::cache;
+use crate::cache::{self, Batch};
 use crate::pages::{Failure, Patience};
-use crate::placement::heap::{Ask, TagSet};
-use crate::placement::units::UNIT_SHIFT;
+use crate::placement::heap::{Ask, TagSet, own_set};
+use crate::placement::units::{CLASSES, UNIT_SHIFT};
 use crate::pool::Inner;
 
 /// What memory is wanted for.
@@ -46,12 +46,13 @@ impl<P: MemoryProvider> Inner<P> {
         let capturing = self.driver.provider().is_capturing(stream)?;
         let mut busy = 0;
         if !capturing {
-            self.poll_parked();
             match self.take_from_idle(arena, ask) {
                 Ok(node) => return Ok((arena, node)),
                 Err(asked) => busy = asked,
             }
+            self.poll_parked();
         }
+        self.begin_round(arena, stream);
         let mut remedies = Remedies { capturing, ..Remedies::default() };
         let mut frugal = !capturing;
         loop {
@@ -92,20 +93,43 @@ impl<P: MemoryProvider> Inner<P> {
         }
     }
 
+    /// If hardly anything is in use and pieces are about to go home, makes free memory of what is kept for small blocks:
+    /// what a round leaves behind would have the next one place its slabs otherwise, and take other pieces for them.
+    fn begin_round(&self, arena: u32, stream: Stream) {
+        if self.are_threads_apart() || !self.arena(arena).is_some_and(|owner| owner.lock().heap.is_at_ebb()) {
+            return;
+        }
+        let key = self.cache_key(stream);
+        let mut batch = Batch::new();
+        for class in 0..CLASSES {
+            cache::with(key, |cache| cache.empty(class, &mut batch));
+            self.give_to_slabs(&mut batch);
+        }
+        self.free_empty_slabs();
+    }
+
     /// Free memory of the arena that other streams used, if those are idle; else the streams that were asked and are
-    /// not.
+    /// not. What of it lies side by side is joined if nothing fits otherwise.
     fn take_from_idle(&self, arena: u32, ask: Ask) -> Result<u32, TagSet> {
         let owner = self.arena(arena).ok_or(0_u64)?;
         let state = owner.lock();
-        let (users, stamp) = (state.heap.users_of_best(ask).ok_or(0_u64)?, state.heap.now());
+        let best = state.heap.users_of_best(ask);
+        if best.is_none() && state.heap.seen().count_ones() < 2 {
+            return Err(0);
+        }
+        let (users, stamp) = (best.unwrap_or_else(|| state.heap.unfinished_users(ask.tag)), state.heap.now());
         drop(state);
         let idle = self.idle_tags(users);
-        if idle != users {
-            return Err(users & !idle);
+        let busy = users & !idle;
+        if best.is_some() && busy != 0 {
+            return Err(busy);
         }
         let mut state = owner.lock();
         state.heap.note_complete(idle, stamp);
-        state.heap.allocate(ask).ok_or(0)
+        if best.is_none() {
+            state.heap.join_neighbours(own_set(ask.tag));
+        }
+        state.heap.allocate(ask).ok_or(busy)
     }
 
     /// Free memory of any arena, at worst such as the stream has to wait for. The arena and the node.

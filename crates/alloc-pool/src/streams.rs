@@ -337,7 +337,7 @@ impl<P: MemoryProvider> Inner<P> {
     }
 
     fn is_idle_in(&self, tags: &mut Tags<P::Event>, stream: Stream) -> Result<bool, ProviderError> {
-        if tags.retired.contains_key(&stream) {
+        if !tags.retired.is_empty() && tags.retired.contains_key(&stream) {
             let may_ask = self.may_ask_in(tags);
             let event = tags.retired.get_mut(&stream).filter(|event| event.is_none() || may_ask);
             return event.map_or(Ok(false), |event| self.settle_event(event));

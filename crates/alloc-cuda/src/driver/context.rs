@@ -145,7 +145,7 @@ impl Context {
 
     /// Makes the context current until the guard goes.
     pub(crate) fn enter(&self) -> Result<Current, ProviderError> {
-        Current::push(self.name(), self.handle)
+        Current::ensure(self.name(), self.handle)
     }
 
     /// As [`Context::enter`], and lets the calling thread do what a stream capture in progress (of any thread) would
@@ -224,20 +224,36 @@ impl Context {
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Current {
+    /// It was not current before.
+    pushed: bool,
     thread_bound: PhantomData<*const ()>,
 }
 
 impl Current {
-    pub(super) fn push(device: Device, context: u64) -> Result<Self, ProviderError> {
+    /// Nearly always the context is current already, and asking for it is one call where a push and a pop are two.
+    pub(super) fn ensure(device: Device, context: u64) -> Result<Self, ProviderError> {
+        let mut current = 0;
+        // SAFETY: the out parameter is a local.
+        let known = unsafe { calls::cuCtxGetCurrent(&raw mut current) } == 0;
+        if known && current == context {
+            return Ok(Self { pushed: false, thread_bound: PhantomData });
+        }
         // SAFETY: callers pass a context that lives: a primary one, retained for the rest of the process, or that of
         // a stream which the caller of our API vouches for.
         let code = unsafe { calls::cuCtxPushCurrent_v2(context) };
-        if code == 0 { Ok(Self { thread_bound: PhantomData }) } else { Err(error(device, "cuCtxPushCurrent", code)) }
+        if code == 0 {
+            Ok(Self { pushed: true, thread_bound: PhantomData })
+        } else {
+            Err(error(device, "cuCtxPushCurrent", code))
+        }
     }
 }
 
 impl Drop for Current {
     fn drop(&mut self) {
+        if !self.pushed {
+            return;
+        }
         let mut popped = 0;
         // SAFETY: the context was pushed by this thread (the guard can't leave it) and guards go in reverse order.
         // A failure means that the driver is shutting down, and there is no context to restore then.

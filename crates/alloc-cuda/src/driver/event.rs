@@ -55,7 +55,7 @@ impl Event {
         if elsewhere == context.handle() {
             return Err(error(context.name(), "cuEventRecord", INVALID_HANDLE));
         }
-        let _current = Current::push(context.name(), elsewhere)?;
+        let _current = Current::ensure(context.name(), elsewhere)?;
         let event = Self { handle: create(context)?, context, reusable: false };
         // SAFETY: event and stream are of the same context.
         context.check("cuEventRecord", unsafe { calls::cuEventRecord(event.handle, target.handle()) })?;

@@ -113,9 +113,14 @@ impl<T> Pages<T> {
         (census.allocations, census.allocated_bytes) = state.large.allocated();
     }
 
+    /// Whether so many units in use are a new peak, and not the same one reached again.
+    pub(super) fn would_raise_peak(&self, used: u64) -> bool {
+        used > self.at_peak.units + self.at_peak.units / LITTLE
+    }
+
     /// Notes that the peak of what is in use has risen.
     pub(super) fn note_peak(&mut self) {
-        if self.peak_units > self.at_peak.units + self.at_peak.units / LITTLE {
+        if self.would_raise_peak(self.peak_units) {
             let (allocations, allocated_bytes) = self.allocated();
             let (units, reserved, moved_granules) = (self.peak_units, self.reserved.current, self.moved_granules);
             self.has_ebbed = false;

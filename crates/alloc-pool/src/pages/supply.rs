@@ -232,9 +232,9 @@ impl<T> Pages<T> {
     }
 
     pub(super) fn activate(&mut self, handle: u32, place: Place) {
-        let lending = self.lending;
+        // What was lent before stays so, whoever has it next: the round to come is to start like this one.
         let home = &mut self.handles[handle as usize].home;
-        *home = home.filter(|&home| lending && home != place);
+        *home = home.filter(|&home| home != place);
         self.set_active(handle, Some(place));
         self.scratch.attached.push(handle);
     }

@@ -217,6 +217,13 @@ impl Heap {
         Some(self.in_the_way(&self.nodes[index as usize], ask.tag))
     }
 
+    /// The streams that any of the free memory has to wait for before `tag` may use it.
+    pub(crate) fn unfinished_users(&self, tag: Tag) -> TagSet {
+        let mut users = 0;
+        self.for_each_free(1, |_, node| users |= self.in_the_way(node, tag));
+        users
+    }
+
     /// The best free node that is usable; the top only if there is no other.
     #[inline]
     fn fit(&self, ask: Ask, usable: impl Fn(&Self, &Node) -> bool) -> Option<u32> {
