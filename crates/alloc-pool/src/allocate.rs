@@ -48,7 +48,7 @@ impl<P: MemoryProvider> Inner<P> {
         let mut caches = local::current(&call)?.try_borrow_mut().ok()?;
         let cache = caches.get(self.cache_key(stream))?;
         let block = cache.pop(class, bytes)?;
-        cache.counters.count_allocation(size, bytes);
+        cache.counters.count_allocation(class, bytes - size);
         small_parts(block, bytes, size)
     }
 
@@ -110,7 +110,7 @@ impl<P: MemoryProvider> Inner<P> {
         let kept = cached
             && cache::with(this.cache_key(stream), |cache| {
                 cache.begin_refill(class);
-                cache.counters.count_allocation(size, bytes);
+                cache.counters.count_allocation(class, bytes - size);
                 let refills = &cache.counters.refills;
                 refills.store(refills.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
                 while let Some(block) = batch.pop() {
@@ -123,7 +123,7 @@ impl<P: MemoryProvider> Inner<P> {
             })
             .is_some();
         if !kept {
-            this.count_uncached(|totals| totals.count_allocation(size, bytes));
+            this.count_uncached(|totals| totals.count_allocation(class, bytes - size));
         }
         this.give_to_slabs(&mut batch);
         small_parts(first, bytes, size).ok_or_else(|| this.exhausted(size))

@@ -48,40 +48,52 @@ impl CachedBlock {
 }
 
 /// What a thread counts, for others to read. Only the owner writes, so no update is lost.
-#[derive(Debug, Default)]
+///
+/// By class, so that a hit has two things to count: how many, and by how much the request was smaller than the block.
+/// Bytes are what whoever reads works out.
+#[derive(Debug)]
 #[repr(align(64))]
 pub(crate) struct CacheCounters {
-    pub(crate) allocations: AtomicU64,
-    pub(crate) allocated_requested: AtomicU64,
-    pub(crate) allocated_bytes: AtomicU64,
-    pub(crate) releases: AtomicU64,
-    pub(crate) released_requested: AtomicU64,
-    pub(crate) released_bytes: AtomicU64,
+    pub(crate) allocated_slack: AtomicU64,
+    pub(crate) released_slack: AtomicU64,
     /// Bytes that wait in the cache; written when blocks come and go in batches.
     pub(crate) cached: AtomicU64,
     /// Number of allocations that the cache had no block for.
     pub(crate) refills: AtomicU64,
+    pub(crate) allocated: [AtomicU64; CLASSES],
+    pub(crate) released: [AtomicU64; CLASSES],
+}
+
+impl Default for CacheCounters {
+    fn default() -> Self {
+        Self {
+            allocated_slack: AtomicU64::new(0),
+            released_slack: AtomicU64::new(0),
+            cached: AtomicU64::new(0),
+            refills: AtomicU64::new(0),
+            allocated: std::array::from_fn(|_| AtomicU64::new(0)),
+            released: std::array::from_fn(|_| AtomicU64::new(0)),
+        }
+    }
 }
 
 /// Adds to a counter that only this thread writes: a plain load and store, not a locked operation.
-#[inline]
+#[inline(always)]
 fn bump(counter: &AtomicU64, by: u64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
 }
 
 impl CacheCounters {
     #[inline(always)]
-    pub(crate) fn count_allocation(&self, requested: u64, bytes: u64) {
-        bump(&self.allocations, 1);
-        bump(&self.allocated_requested, requested);
-        bump(&self.allocated_bytes, bytes);
+    pub(crate) fn count_allocation(&self, class: usize, slack: u64) {
+        bump(&self.allocated[class], 1);
+        bump(&self.allocated_slack, slack);
     }
 
     #[inline(always)]
-    pub(crate) fn count_release(&self, requested: u64, bytes: u64) {
-        bump(&self.releases, 1);
-        bump(&self.released_requested, requested);
-        bump(&self.released_bytes, bytes);
+    pub(crate) fn count_release(&self, class: usize, slack: u64) {
+        bump(&self.released[class], 1);
+        bump(&self.released_slack, slack);
     }
 }
 

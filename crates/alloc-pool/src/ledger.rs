@@ -7,6 +7,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::id::{MAX_SLABS, next_slot_generation};
 use crate::placement::heap::Tag;
+use crate::placement::units::{class_bytes, class_stride};
 use crate::primitive::{AtomicU32, AtomicU64, Ordering};
 
 /// Slots of the largest slab.
@@ -47,6 +48,9 @@ pub(crate) struct SlabEntry {
     owner: AtomicU64,
     /// The slab's index in its arena.
     place: AtomicU32,
+    /// What the class says, so that a release need not ask a table.
+    bytes: AtomicU32,
+    stride: AtomicU32,
     pub(crate) generations: Generations,
 }
 
@@ -66,6 +70,8 @@ impl SlabEntry {
             base: AtomicU64::new(0),
             owner: AtomicU64::new(0),
             place: AtomicU32::new(0),
+            bytes: AtomicU32::new(0),
+            stride: AtomicU32::new(0),
             generations: Generations::new(),
         }
     }
@@ -81,6 +87,18 @@ impl SlabEntry {
         }
     }
 
+    /// Bytes of a block.
+    #[inline(always)]
+    pub(crate) fn bytes(&self) -> u64 {
+        u64::from(self.bytes.load(Ordering::Relaxed))
+    }
+
+    /// The distance between blocks in bytes.
+    #[inline(always)]
+    pub(crate) fn stride(&self) -> u64 {
+        u64::from(self.stride.load(Ordering::Relaxed))
+    }
+
     /// The slab's index in its arena; meaningful only under the arena's lock.
     pub(crate) fn place(&self) -> u32 {
         self.place.load(Ordering::Relaxed)
@@ -91,6 +109,8 @@ impl SlabEntry {
         let owner = u64::from(facts.arena) << 32 | u64::from(facts.tag) << 16 | facts.class as u64;
         self.owner.store(owner, Ordering::Relaxed);
         self.place.store(place, Ordering::Relaxed);
+        self.bytes.store(class_bytes(facts.class) as u32, Ordering::Relaxed);
+        self.stride.store(class_stride(facts.class) as u32, Ordering::Relaxed);
     }
 
     pub(crate) fn clear(&self) {
@@ -107,6 +127,9 @@ pub(crate) const CHUNKS: usize = 17;
 /// The entries of all slabs of a pool. They never move and are never freed while the pool lives.
 #[derive(Debug)]
 pub(crate) struct Ledger {
+    /// The first chunk, made with the pool: whoever looks up one of its entries need not ask whether it exists.
+    first: Box<[SlabEntry]>,
+    /// The others, and an empty place for the first.
     chunks: [OnceLock<Box<[SlabEntry]>>; CHUNKS],
     free: Mutex<FreeEntries>,
 }
@@ -133,13 +156,22 @@ pub(crate) fn chunk_len(chunk: usize) -> usize {
     1 << (FIRST_SHIFT as usize + chunk.saturating_sub(1))
 }
 
+fn make_chunk(chunk: usize) -> Box<[SlabEntry]> {
+    (0..chunk_len(chunk)).map(|_| SlabEntry::new()).collect()
+}
+
 impl Ledger {
     pub(crate) fn new() -> Self {
-        Self { chunks: std::array::from_fn(|_| OnceLock::new()), free: Mutex::default() }
+        Self { first: make_chunk(0), chunks: std::array::from_fn(|_| OnceLock::new()), free: Mutex::default() }
     }
 
     #[inline(always)]
     pub(crate) fn get(&self, index: u32) -> Option<&SlabEntry> {
+        let entry = self.first.get(index as usize);
+        if entry.is_some() { entry } else { self.get_past_first(index) }
+    }
+
+    fn get_past_first(&self, index: u32) -> Option<&SlabEntry> {
         let (chunk, offset) = chunk_of(index);
         self.chunks.get(chunk)?.get()?.get(offset)
     }
@@ -158,9 +190,11 @@ impl Ledger {
             }
             None => return None,
         };
-        let (chunk, offset) = chunk_of(index);
-        let entries = self.chunks.get(chunk)?.get_or_init(|| (0..chunk_len(chunk)).map(|_| SlabEntry::new()).collect());
-        entries.get(offset).map(|entry| (index, entry))
+        let (chunk, _) = chunk_of(index);
+        if chunk > 0 {
+            self.chunks.get(chunk)?.get_or_init(|| make_chunk(chunk));
+        }
+        self.get(index).map(|entry| (index, entry))
     }
 
     /// Has no more entries made.

@@ -32,8 +32,8 @@ impl<P: MemoryProvider> Inner<P> {
         let (slab, slot) = slab_and_slot(number);
         let Some(entry) = self.ledger.get(slab) else { return false };
         let facts = entry.facts();
-        let bytes = class_bytes(facts.class);
-        let address = facts.base + u64::from(slot) * class_stride(facts.class);
+        let bytes = entry.bytes();
+        let address = facts.base + u64::from(slot) * entry.stride();
         if address != block.address().get() || block.size().wrapping_add(u64::from(slack)) != bytes {
             return false;
         }
@@ -44,7 +44,7 @@ impl<P: MemoryProvider> Inner<P> {
         if !entry.generations.retire(slot, generation) {
             return false;
         }
-        cache.counters.count_release(block.size(), bytes);
+        cache.counters.count_release(facts.class, u64::from(slack));
         let name = next_small_name(block.id().to_bits(), next_slot_generation(generation));
         cache.fill(room, bytes, CachedBlock { address, name });
         true
@@ -121,13 +121,14 @@ impl<P: MemoryProvider> Inner<P> {
             return Err(this.stale(block));
         }
         let cached = CachedBlock::new(address, number, next_slot_generation(generation));
-        let mut own = this.count_cached_release(block.size(), bytes, stream);
+        let slack = u64::from(slack);
+        let mut own = this.count_cached_release(facts.class, slack, stream);
         // A thread that only releases what others allocate needs a cache as well, lest each block costs a lock.
         if own.is_none() && uses.is_empty() && this.known_tag(stream) == Some(facts.tag) {
-            own = Self::join(this, stream).ok().and_then(|_| this.count_cached_release(block.size(), bytes, stream));
+            own = Self::join(this, stream).ok().and_then(|_| this.count_cached_release(facts.class, slack, stream));
         }
         if own.is_none() {
-            this.count_uncached(|counters| counters.count_release(block.size(), bytes));
+            this.count_uncached(|counters| counters.count_release(facts.class, slack));
         }
         if own == Some(facts.tag) && facts.tag != SHARED_TAG && uses.is_empty() {
             this.make_room(stream, (facts.class, facts.tag), cached);
@@ -139,9 +140,9 @@ impl<P: MemoryProvider> Inner<P> {
     }
 
     /// Counts the release with the thread's cache for the stream, if it has one; its tag.
-    fn count_cached_release(&self, requested: u64, bytes: u64, stream: Stream) -> Option<Tag> {
+    fn count_cached_release(&self, class: usize, slack: u64, stream: Stream) -> Option<Tag> {
         cache::with(self.cache_key(stream), |cache| {
-            cache.counters.count_release(requested, bytes);
+            cache.counters.count_release(class, slack);
             cache.seat.tag
         })
     }

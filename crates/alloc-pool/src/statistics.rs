@@ -1,13 +1,13 @@
 //! The figures of a pool, gathered from its arenas, its threads' caches and its pages.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use alloc_core::{Gauge, MemoryProvider, Statistics};
 
 use crate::cache::CacheCounters;
-use crate::placement::units::UNIT_SHIFT;
+use crate::placement::units::{CLASSES, UNIT_SHIFT, class_bytes};
 use crate::pool::Inner;
+use crate::primitive::{AtomicU64, Ordering};
 
 /// The counters of the caches that exist, and the sums of those that are gone.
 #[derive(Debug, Default)]
@@ -32,14 +32,24 @@ struct Sums {
     refills: u64,
 }
 
+/// How many blocks there are in all classes together, and how many bytes they have.
+fn count_and_bytes(by_class: &[AtomicU64; CLASSES]) -> (u64, u64) {
+    by_class.iter().enumerate().fold((0, 0), |(count, bytes), (class, blocks)| {
+        let blocks = blocks.load(Ordering::Relaxed);
+        (count + blocks, bytes + blocks * class_bytes(class))
+    })
+}
+
 impl Sums {
     fn add(&mut self, counters: &CacheCounters) {
         // Releases first: an allocation that is missed only makes the figures older, never negative.
-        self.released_requested += counters.released_requested.load(Ordering::Relaxed);
-        self.released_bytes += counters.released_bytes.load(Ordering::Relaxed);
-        self.allocations += counters.allocations.load(Ordering::Relaxed);
-        self.allocated_requested += counters.allocated_requested.load(Ordering::Relaxed);
-        self.allocated_bytes += counters.allocated_bytes.load(Ordering::Relaxed);
+        let (_, bytes) = count_and_bytes(&counters.released);
+        self.released_bytes += bytes;
+        self.released_requested += bytes.saturating_sub(counters.released_slack.load(Ordering::Relaxed));
+        let (count, bytes) = count_and_bytes(&counters.allocated);
+        self.allocations += count;
+        self.allocated_bytes += bytes;
+        self.allocated_requested += bytes.saturating_sub(counters.allocated_slack.load(Ordering::Relaxed));
         self.cached += counters.cached.load(Ordering::Relaxed);
         self.refills += counters.refills.load(Ordering::Relaxed);
     }
@@ -66,7 +76,7 @@ impl CacheTotals {
     fn sums(&self) -> Sums {
         let mut sums = self.gone;
         sums.add(&self.uncached);
-        sums.refills += self.uncached.allocations.load(Ordering::Relaxed);
+        sums.refills += count_and_bytes(&self.uncached.allocated).0;
         for counters in &self.living {
             sums.add(counters);
         }
