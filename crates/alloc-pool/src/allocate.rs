@@ -10,7 +10,7 @@ use crate::arena::{Addresses, Arena, ArenaState, SLAB_ARENA, ZERO_RANGE};
 use crate::cache::{self, Batch, CacheCounters, CacheHome, CachedBlock, Fresh};
 use crate::id::{MAX_NODES, Name, slab_and_slot, slot_number};
 use crate::ledger::SlabFacts;
-use crate::local::{self, Call};
+use crate::local;
 use crate::miss::Purpose;
 use crate::placement::heap::{Ask, NIL, SHARED_TAG, Tag};
 use crate::placement::slab::EmptySlab;
@@ -36,20 +36,25 @@ impl<P: MemoryProvider> Inner<P> {
     /// done, for all that is not so simple.
     #[inline(always)]
     pub(crate) fn allocate_quickly(&self, layout: Layout, stream: Stream) -> Option<Parts> {
-        if is_small(layout) { self.allocate_cached(layout, stream) } else { self.allocate_placed(layout, stream) }
+        // Of the small ones, too, those of strict alignment are left to the other.
+        if layout.size() > SMALL_MAX || layout.align() > UNIT {
+            return self.allocate_placed(layout, stream);
+        }
+        self.allocate_cached(layout, stream)
     }
 
     #[inline(always)]
     fn allocate_cached(&self, layout: Layout, stream: Stream) -> Option<Parts> {
         let size = layout.size();
         let class = class_of(size);
-        let bytes = class_bytes(class);
-        let call = Call::default();
-        let mut caches = local::current(&call)?.try_borrow_mut().ok()?;
-        let cache = caches.get(self.cache_key(stream))?;
-        let block = cache.pop(class, bytes)?;
-        cache.counters.count_allocation(class, bytes - size);
-        small_parts(block, bytes, size)
+        let mut kept = cache::take(self.cache_key(stream))?;
+        let popped = kept.cache.pop(class);
+        let parts = popped.and_then(|(block, bytes)| {
+            kept.cache.counters.count_allocation(class, bytes - size);
+            small_parts(block, bytes, size)
+        });
+        local::put(kept);
+        parts
     }
 
     /// A block that is not to be had so simply: its address and id, or else the error in its place.

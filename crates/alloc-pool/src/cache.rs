@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use alloc_core::Stream;
 
 use crate::id::{slot_and_generation, small_name};
-use crate::local::{self, Call};
+use crate::local;
 use crate::placement::heap::{SHARED_TAG, Tag};
 use crate::placement::units::{CLASSES, class_bytes};
 use crate::primitive::{AtomicU64, Ordering};
@@ -97,19 +97,33 @@ impl CacheCounters {
     }
 }
 
-/// How many blocks of a class there are, and how many to keep at most.
-#[derive(Clone, Copy, Debug, Default)]
+/// The blocks of a class.
+#[derive(Debug)]
 struct Bin {
     len: u32,
+    /// How many to keep at most.
     bound: u32,
+    /// Bytes of a block.
+    bytes: u64,
+    blocks: [CachedBlock; BIN_BLOCKS],
 }
 
 /// A place for another block of a class.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Room {
-    class: usize,
-    len: u32,
-    bytes: u64,
+#[derive(Debug)]
+pub(crate) struct Room<'a> {
+    bin: &'a mut Bin,
+    spare: &'a mut i64,
+}
+
+impl Room<'_> {
+    /// Keeps a block there.
+    #[inline(always)]
+    pub(crate) fn fill(self, block: CachedBlock) {
+        let len = self.bin.len;
+        self.bin.blocks[len as usize & (BIN_BLOCKS - 1)] = block;
+        self.bin.len = len + 1;
+        *self.spare -= self.bin.bytes as i64;
+    }
 }
 
 /// After how many times that it gave blocks back, and wanted none, a thread is taken for one that only releases.
@@ -170,40 +184,42 @@ pub(crate) struct StreamCache {
     pub(crate) crowding: Crowding,
     /// How often blocks were given back since any were wanted.
     one_way: u32,
-    bytes: u64,
-    byte_bound: u64,
+    byte_bound: i64,
+    /// How many bytes fewer than that are kept: below zero once the bound is passed, which one block may do.
+    spare: i64,
     pub(crate) counters: Arc<CacheCounters>,
     bins: [Bin; CLASSES],
-    blocks: [[CachedBlock; BIN_BLOCKS]; CLASSES],
 }
 
 impl StreamCache {
     fn new(seat: Seat, byte_bound: u64, counters: Arc<CacheCounters>) -> Self {
         let bins = std::array::from_fn(|class| {
-            let fitting = (byte_bound / 8).checked_div(class_bytes(class)).unwrap_or(BIN_BLOCKS as u64);
+            let bytes = class_bytes(class);
+            let fitting = (byte_bound / 8).checked_div(bytes).unwrap_or(BIN_BLOCKS as u64);
             let bound = if byte_bound == 0 { 0 } else { fitting.clamp(2, BIN_BLOCKS as u64) as u32 };
-            Bin { len: 0, bound }
+            Bin { len: 0, bound, bytes, blocks: [CachedBlock::default(); BIN_BLOCKS] }
         });
+        let byte_bound = i64::try_from(byte_bound).unwrap_or(i64::MAX);
         Self {
             seat,
             keeps: if seat.tag == SHARED_TAG { KEEPS_NONE } else { seat.tag },
             crowding: Crowding::default(),
             one_way: ONE_WAY,
-            bytes: 0,
             byte_bound,
+            spare: byte_bound,
             counters,
             bins,
-            blocks: [[CachedBlock::default(); BIN_BLOCKS]; CLASSES],
         }
     }
 
+    /// The block of the class that was kept last, and how many bytes it has.
     #[inline(always)]
-    pub(crate) fn pop(&mut self, class: usize, bytes: u64) -> Option<CachedBlock> {
+    pub(crate) fn pop(&mut self, class: usize) -> Option<(CachedBlock, u64)> {
         let bin = self.bins.get_mut(class)?;
         let len = bin.len.checked_sub(1)?;
         bin.len = len;
-        self.bytes -= bytes;
-        Some(self.blocks[class][len as usize & (BIN_BLOCKS - 1)])
+        self.spare += bin.bytes as i64;
+        Some((bin.blocks[len as usize & (BIN_BLOCKS - 1)], bin.bytes))
     }
 
     /// Whether blocks of this tag may be kept.
@@ -214,25 +230,14 @@ impl StreamCache {
 
     /// The place of another block of the class, if one may be kept.
     #[inline(always)]
-    pub(crate) fn room(&self, class: usize) -> Option<Room> {
-        let bin = self.bins.get(class)?;
-        let (len, bytes) = (bin.len, self.bytes);
-        (len < bin.bound && bytes <= self.byte_bound).then_some(Room { class, len, bytes })
-    }
-
-    /// Keeps a block where there is room, with nothing else done in between.
-    #[inline(always)]
-    pub(crate) fn fill(&mut self, room: Room, bytes: u64, block: CachedBlock) {
-        let Room { class, len, bytes: before } = room;
-        self.blocks[class][len as usize & (BIN_BLOCKS - 1)] = block;
-        self.bins[class].len = len + 1;
-        self.bytes = before + bytes;
+    pub(crate) fn room(&mut self, class: usize) -> Option<Room<'_>> {
+        let (bin, spare) = (self.bins.get_mut(class)?, &mut self.spare);
+        (bin.len < bin.bound && *spare >= 0).then_some(Room { bin, spare })
     }
 
     /// Keeps a block; says no if that takes more than is to be kept.
     pub(crate) fn push(&mut self, class: usize, block: CachedBlock) -> bool {
-        let room = self.room(class);
-        room.map(|room| self.fill(room, class_bytes(class), block)).is_some()
+        self.room(class).map(|room| room.fill(block)).is_some()
     }
 
     /// How many blocks a refill brings. The thread is one that allocates.
@@ -253,7 +258,7 @@ impl StreamCache {
 
     /// Whether as many bytes are kept as may be.
     pub(crate) fn is_full(&self) -> bool {
-        self.bytes > self.byte_bound
+        self.spare < 0
     }
 
     /// Takes the older half of a class's blocks out.
@@ -269,18 +274,18 @@ impl StreamCache {
 
     /// Takes the oldest blocks of a class until `keep` are left.
     fn take_oldest(&mut self, class: usize, keep: u32, out: &mut Batch) {
-        let (bin, blocks) = (&mut self.bins[class], &mut self.blocks[class]);
+        let bin = &mut self.bins[class];
         let count = bin.len.saturating_sub(keep) as usize;
-        out.extend(&blocks[..count]);
-        blocks.copy_within(count..bin.len as usize, 0);
+        out.extend(&bin.blocks[..count]);
+        bin.blocks.copy_within(count..bin.len as usize, 0);
         bin.len -= count as u32;
-        self.bytes -= count as u64 * class_bytes(class);
+        self.spare += count as i64 * bin.bytes as i64;
         self.publish();
     }
 
     /// Notes for others how many bytes are kept.
     pub(crate) fn publish(&self) {
-        self.counters.cached.store(self.bytes, Ordering::Relaxed);
+        self.counters.cached.store((self.byte_bound - self.spare) as u64, Ordering::Relaxed);
     }
 
     fn drain(&mut self, home: &dyn CacheHome) {
@@ -364,10 +369,10 @@ pub(crate) struct CacheKey {
 
 /// A cache, whose it is, and where its blocks belong.
 #[derive(Debug)]
-struct Kept {
+pub(crate) struct Kept {
     key: CacheKey,
     pool: u64,
-    cache: Box<StreamCache>,
+    pub(crate) cache: StreamCache,
     home: Weak<dyn CacheHome>,
 }
 
@@ -383,47 +388,55 @@ impl Drop for Kept {
 /// The caches of a thread: the one used last, and the others.
 #[derive(Debug)]
 pub(crate) struct Caches {
-    latest: Option<Kept>,
-    others: Vec<Kept>,
+    pub(crate) latest: Option<Box<Kept>>,
+    others: Vec<Box<Kept>>,
 }
 
 /// Calls `hit` with this thread's cache for the key. `None` if it has none (of this epoch) yet, or if the caches
 /// can't be had: the thread is ending, or is in the midst of a call.
 #[inline]
 pub(crate) fn with<R>(key: CacheKey, hit: impl FnOnce(&mut StreamCache) -> R) -> Option<R> {
-    let call = Call::default();
-    let mut caches = local::current(&call)?.try_borrow_mut().ok()?;
-    caches.get(key).map(hit)
+    let mut kept = take(key)?;
+    let result = hit(&mut kept.cache);
+    local::put(kept);
+    Some(result)
+}
+
+/// The same without a closure, so that a hit is straight code: the cache is to be [put back](local::put) at the end of
+/// the call, before which the thread has no other.
+#[inline(always)]
+pub(crate) fn take(key: CacheKey) -> Option<Box<Kept>> {
+    match local::take() {
+        Some(kept) if kept.key == key => Some(kept),
+        other => find(other, key.epoch, key.stream),
+    }
+}
+
+/// Makes another cache the latest. The parts of the key in registers, lest a hit puts it together in memory.
+#[inline(never)]
+fn find(latest: Option<Box<Kept>>, epoch: u64, stream: Stream) -> Option<Box<Kept>> {
+    latest.into_iter().for_each(local::put);
+    let found = local::all(|caches| caches.make_latest(CacheKey { epoch, stream }));
+    if found == Some(true) { local::take() } else { None }
 }
 
 impl Caches {
-    pub(crate) fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { latest: None, others: Vec::new() }
     }
 
-    /// The cache for the key.
-    #[inline(always)]
-    pub(crate) fn get(&mut self, key: CacheKey) -> Option<&mut StreamCache> {
-        if self.latest.as_ref().is_some_and(|latest| latest.key == key) {
-            return self.latest.as_mut().map(|latest| &mut *latest.cache);
-        }
-        self.find(key.epoch, key.stream)
-    }
-
-    /// Makes another cache the latest. The parts of the key in registers, lest a hit puts it together in memory.
-    #[inline(never)]
-    fn find(&mut self, epoch: u64, stream: Stream) -> Option<&mut StreamCache> {
-        let key = CacheKey { epoch, stream };
-        let other = self.others.iter_mut().find(|other| other.key == key)?;
+    /// Makes one of the others the latest; `false` if none has this key.
+    fn make_latest(&mut self, key: CacheKey) -> bool {
+        let Some(place) = self.others.iter().position(|other| other.key == key) else { return false };
         match &mut self.latest {
-            Some(latest) => std::mem::swap(latest, other),
-            None => return Some(&mut other.cache),
+            Some(latest) => std::mem::swap(latest, &mut self.others[place]),
+            None => self.latest = Some(self.others.remove(place)),
         }
-        self.latest.as_mut().map(|latest| &mut *latest.cache)
+        true
     }
 
     /// Takes out the caches that match.
-    fn take(&mut self, matches: impl Fn(&Kept) -> bool) -> Vec<Kept> {
+    fn take(&mut self, matches: impl Fn(&Kept) -> bool) -> Vec<Box<Kept>> {
         let latest = self.latest.take_if(|latest| matches(latest));
         latest.into_iter().chain(self.others.extract_if(.., |other| matches(other))).collect()
     }
@@ -439,31 +452,23 @@ pub(crate) struct Fresh {
 /// Gives this thread a cache. Those of the pool's earlier epochs are emptied, and those of pools that are gone freed.
 /// `false` if the thread's caches can't be had.
 pub(crate) fn install(pool: u64, key: CacheKey, home: Weak<dyn CacheHome>, fresh: Fresh) -> bool {
-    let mut gone = Vec::new();
-    local::make();
-    let call = Call::default();
-    let caches = local::current(&call).map(|caches| caches.try_borrow_mut());
-    let installed = match caches {
-        Some(Ok(mut caches)) => {
-            gone = caches.take(|old| (old.pool == pool && old.key.epoch != key.epoch) || old.home.strong_count() == 0);
-            let cache = Box::new(StreamCache::new(fresh.seat, fresh.byte_bound, fresh.counters));
-            let before = caches.latest.replace(Kept { key, pool, cache, home });
-            caches.others.extend(before);
-            true
-        }
-        Some(Err(_)) | None => false,
-    };
-    // Emptied with the caches free for use: giving blocks back may call a hook that allocates.
-    drop(gone);
-    installed
+    let gone = local::all(|caches| {
+        let is_old = |old: &Kept| (old.pool == pool && old.key.epoch != key.epoch) || old.home.strong_count() == 0;
+        let gone = caches.take(is_old);
+        let cache = StreamCache::new(fresh.seat, fresh.byte_bound, fresh.counters);
+        let before = caches.latest.replace(Box::new(Kept { key, pool, cache, home }));
+        caches.others.extend(before);
+        gone
+    });
+    // Those that are gone are emptied here, with the caches free for use: giving blocks back may call a hook that
+    // allocates.
+    gone.is_some()
 }
 
 /// Empties this thread's caches of the pool.
 pub(crate) fn drain(pool: u64) {
-    let call = Call::default();
-    let caches = local::current(&call).and_then(|caches| caches.try_borrow_mut().ok());
-    let gone = caches.map(|mut caches| caches.take(|kept| kept.pool == pool));
-    drop(gone);
+    // Emptied with the caches free for use, too.
+    drop(local::all(|caches| caches.take(|kept| kept.pool == pool)));
 }
 
 #[cfg(all(test, not(loom)))]
@@ -498,7 +503,7 @@ mod tests {
         let mut batch = Batch::new();
         fill(&mut cache);
         assert!(cache.make_room(1, &mut batch), "it never wanted any");
-        assert_eq!((batch.blocks().len(), cache.pop(1, class_bytes(1))), (BIN_BLOCKS, None));
+        assert_eq!((batch.blocks().len(), cache.pop(1)), (BIN_BLOCKS, None));
         cache.begin_refill(7);
         for _ in 0..ONE_WAY {
             fill(&mut cache);
@@ -538,6 +543,6 @@ mod tests {
         cache.begin_refill(2);
         assert!(!cache.make_room(1, &mut batch));
         assert_eq!(batch.blocks().iter().map(|b| b.slot()).collect::<Vec<_>>(), (0..16).collect::<Vec<_>>());
-        assert_eq!(cache.pop(1, class_bytes(1)).map(|b| b.slot()), Some(31));
+        assert_eq!(cache.pop(1).map(|(b, _)| b.slot()), Some(31));
     }
 }

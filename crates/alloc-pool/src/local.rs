@@ -1,56 +1,63 @@
 //! Where a thread's caches live.
 //!
 //! A thread-local value that is dropped with its thread is reached through a check of its state and a closure that
-//! compilers like to leave out of line, which is half of what a hit costs. So the value is in a box, which one owner
-//! drops with the thread, and the hot path finds it by a thread-local pointer that needs neither.
+//! compilers like to leave out of line, which is half of what a hit costs. So the cache that was used last is reached by a
+//! thread-local pointer that needs neither, and whoever uses it takes it out of its place: that the place is empty says at
+//! once that the thread has none, is ending, or is in the midst of a call. The others are where such values usually are.
 
 use std::cell::{Cell, RefCell};
-use std::marker::PhantomData;
 use std::ptr::NonNull;
 
-use crate::cache::Caches;
+use crate::cache::{Caches, Kept};
 
 thread_local! {
-    static PLACE: Cell<Option<NonNull<RefCell<Caches>>>> = const { Cell::new(None) };
-    static OWNER: Owner = const { Owner };
+    static LATEST: Cell<Option<NonNull<Kept>>> = const { Cell::new(None) };
+    static OWNER: Owner = const { Owner { caches: RefCell::new(Caches::new()), has_latest: Cell::new(false) } };
 }
 
 /// Drops the thread's caches when the thread ends.
-struct Owner;
+struct Owner {
+    /// Without the latest, but while [`all`] has them.
+    caches: RefCell<Caches>,
+    /// Whether there is a latest, in its place or with a call.
+    has_latest: Cell<bool>,
+}
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        if let Some(place) = PLACE.take() {
-            // SAFETY: the pointer came from `Box::leak` in `make`, is taken out of its place here and nowhere else,
-            // and references made from it last no longer than a call on this thread, of which there is none now.
-            drop(unsafe { Box::from_raw(place.as_ptr()) });
-        }
+        drop(take());
     }
 }
 
-/// A call on this thread, which what it borrows can't outlast. It stays on its thread and its stack.
-#[derive(Debug, Default)]
-pub(crate) struct Call(PhantomData<*const ()>);
-
-/// This thread's caches. `None` if it has none: it is new, or ending. Without a closure, so that a hit is straight code.
+/// Takes the cache that this thread used last out of its place. `None` if there is none, or if a call has it.
 #[inline(always)]
-pub(crate) fn current(_call: &Call) -> Option<&RefCell<Caches>> {
-    let place = PLACE.get()?;
-    // SAFETY: what is in its place is a living box of this thread: `make` puts it there, and only the end of the thread
-    // takes it out, after the call that the reference is bound to. Only shared references are ever made of it.
-    Some(unsafe { place.as_ref() })
+pub(crate) fn take() -> Option<Box<Kept>> {
+    let kept = LATEST.take()?;
+    // SAFETY: what is in the place came from `Box::leak` in `put`, and leaves the place here and nowhere else.
+    Some(unsafe { Box::from_raw(kept.as_ptr()) })
 }
 
-/// Gives this thread caches if it has none yet. `false` if the thread is ending.
-pub(crate) fn make() -> bool {
-    if PLACE.get().is_some() {
-        return true;
-    }
-    let owned = OWNER.try_with(|_| ()).is_ok();
-    if owned {
-        PLACE.set(Some(NonNull::from(Box::leak(Box::new(RefCell::new(Caches::new()))))));
-    }
-    owned
+/// Puts what was [taken](take) back in its place.
+#[inline(always)]
+pub(crate) fn put(kept: Box<Kept>) {
+    LATEST.set(Some(NonNull::from(Box::leak(kept))));
+}
+
+/// Calls `with` with all caches of this thread. `None` if they can't be had: the thread is ending, or is in the midst of
+/// a call.
+pub(crate) fn all<R>(with: impl FnOnce(&mut Caches) -> R) -> Option<R> {
+    let with_all = |owner: &Owner| {
+        let mut caches = owner.caches.try_borrow_mut().ok()?;
+        caches.latest = take();
+        if caches.latest.is_none() && owner.has_latest.get() {
+            return None;
+        }
+        let result = with(&mut caches);
+        owner.has_latest.set(caches.latest.is_some());
+        caches.latest.take().into_iter().for_each(put);
+        Some(result)
+    };
+    OWNER.try_with(with_all).ok().flatten()
 }
 
 #[cfg(all(test, not(loom)))]
@@ -58,12 +65,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_has_caches_from_the_first_time_it_asks() {
+    fn the_caches_are_with_one_caller_at_a_time() {
         std::thread::spawn(|| {
-            let call = Call::default();
-            assert!(current(&call).is_none());
-            assert!(make());
-            assert!(current(&call).unwrap().try_borrow_mut().is_ok());
+            assert!(take().is_none());
+            assert_eq!(all(|_| all(|_| ())), Some(None));
+            assert_eq!(all(|_| ()), Some(()));
         })
         .join()
         .unwrap();

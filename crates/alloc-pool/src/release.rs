@@ -8,7 +8,7 @@ use crate::arena::{Addresses, Arena, ArenaState};
 use crate::cache::{self, Batch, CacheHome, CachedBlock};
 use crate::id::{Name, large_generation, next_slot_generation, next_small_name, slab_and_slot};
 use crate::ledger::SlabEntry;
-use crate::local::{self, Call};
+use crate::local;
 use crate::pages::Patience;
 use crate::park::Parked;
 use crate::placement::heap::{Kind, SHARED_TAG, Tag};
@@ -37,17 +37,18 @@ impl<P: MemoryProvider> Inner<P> {
         if address != block.address().get() || block.size().wrapping_add(u64::from(slack)) != bytes {
             return false;
         }
-        let call = Call::default();
-        let Some(Ok(mut caches)) = local::current(&call).map(|caches| caches.try_borrow_mut()) else { return false };
-        let Some(cache) = caches.get(self.cache_key(stream)) else { return false };
-        let Some(room) = cache.room(facts.class).filter(|_| cache.keeps(facts.tag)) else { return false };
-        if !entry.generations.retire(slot, generation) {
-            return false;
+        let Some(mut kept) = cache::take(self.cache_key(stream)) else { return false };
+        let cache = &mut kept.cache;
+        let keeps = cache.keeps(facts.tag);
+        let room = cache.room(facts.class).filter(|_| keeps && entry.generations.retire(slot, generation));
+        let is_kept = room.is_some();
+        if let Some(room) = room {
+            let name = next_small_name(block.id().to_bits(), next_slot_generation(generation));
+            room.fill(CachedBlock { address, name });
+            cache.counters.count_release(facts.class, u64::from(slack));
         }
-        cache.counters.count_release(facts.class, u64::from(slack));
-        let name = next_small_name(block.id().to_bits(), next_slot_generation(generation));
-        cache.fill(room, bytes, CachedBlock { address, name });
-        true
+        local::put(kept);
+        is_kept
     }
 
     /// One function without calls and with all arguments in registers, for the same reason as
