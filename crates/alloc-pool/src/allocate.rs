@@ -1,5 +1,6 @@
 //! The way of an allocation: thread cache, slab or heap of the arena, and on a miss the pages.
 
+use std::hint::cold_path;
 use std::num::NonZeroU64;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, Weak};
@@ -35,26 +36,30 @@ impl<P: MemoryProvider> Inner<P> {
     /// A block from the thread's cache or, if it is large, from the arena: its address and id. `None`, with nothing
     /// done, for all that is not so simple.
     #[inline(always)]
-    pub(crate) fn allocate_quickly(&self, layout: Layout, stream: Stream) -> Option<Parts> {
-        // Of the small ones, too, those of strict alignment are left to the other.
-        if layout.size() > SMALL_MAX || layout.align() > UNIT {
-            return self.allocate_placed(layout, stream);
+    pub(crate) fn allocate_quickly(&self, layout: Layout, stream: Stream) -> Option<(u64, u64)> {
+        if layout.size() > SMALL_MAX {
+            return self.allocate_placed(layout, stream).map(|(address, id)| (address.get(), id));
         }
         self.allocate_cached(layout, stream)
     }
 
     #[inline(always)]
-    fn allocate_cached(&self, layout: Layout, stream: Stream) -> Option<Parts> {
+    fn allocate_cached(&self, layout: Layout, stream: Stream) -> Option<(u64, u64)> {
+        if layout.align() > UNIT {
+            cold_path();
+            return None;
+        }
         let size = layout.size();
         let class = class_of(size);
         let mut kept = cache::take(self.cache_key(stream))?;
-        let popped = kept.cache.pop(class);
-        let parts = popped.and_then(|(block, bytes)| {
-            kept.cache.counters.count_allocation(class, bytes - size);
-            small_parts(block, bytes, size)
-        });
+        let Some((block, bytes)) = kept.cache.pop(class) else {
+            cold_path();
+            local::put(kept);
+            return None;
+        };
+        kept.cache.counters.count_allocation(class, bytes - size);
         local::put(kept);
-        parts
+        Some((block.address, block.name | (bytes - size)))
     }
 
     /// A block that is not to be had so simply: its address and id, or else the error in its place.

@@ -41,7 +41,7 @@ impl CachedBlock {
         slot_and_generation(self.name).0
     }
 
-    #[cfg(loom)]
+    #[inline(always)]
     pub(crate) fn generation(self) -> u32 {
         slot_and_generation(self.name).1
     }
@@ -99,13 +99,14 @@ impl CacheCounters {
 
 /// The blocks of a class.
 #[derive(Debug)]
+#[repr(C)]
 struct Bin {
+    blocks: [CachedBlock; BIN_BLOCKS],
     len: u32,
     /// How many to keep at most.
     bound: u32,
     /// Bytes of a block.
     bytes: u64,
-    blocks: [CachedBlock; BIN_BLOCKS],
 }
 
 /// A place for another block of a class.
@@ -175,7 +176,10 @@ impl Crowding {
 
 /// The blocks that a thread keeps for one stream of one pool.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct StreamCache {
+    // At the beginning, so that a bin is found by one addition.
+    bins: [Bin; CLASSES],
     /// The stream's tag and the arena that this thread allocates from.
     pub(crate) seat: Seat,
     /// The tag of blocks to be kept, or [`KEEPS_NONE`] if streams that share a tag can't be told apart.
@@ -188,7 +192,6 @@ pub(crate) struct StreamCache {
     /// How many bytes fewer than that are kept: below zero once the bound is passed, which one block may do.
     spare: i64,
     pub(crate) counters: Arc<CacheCounters>,
-    bins: [Bin; CLASSES],
 }
 
 impl StreamCache {
@@ -369,10 +372,11 @@ pub(crate) struct CacheKey {
 
 /// A cache, whose it is, and where its blocks belong.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Kept {
+    pub(crate) cache: StreamCache,
     key: CacheKey,
     pool: u64,
-    pub(crate) cache: StreamCache,
     home: Weak<dyn CacheHome>,
 }
 
@@ -406,10 +410,14 @@ pub(crate) fn with<R>(key: CacheKey, hit: impl FnOnce(&mut StreamCache) -> R) ->
 /// the call, before which the thread has no other.
 #[inline(always)]
 pub(crate) fn take(key: CacheKey) -> Option<Box<Kept>> {
-    match local::take() {
-        Some(kept) if kept.key == key => Some(kept),
-        other => find(other, key.epoch, key.stream),
+    let latest = local::take();
+    if let Some(kept) = latest {
+        if kept.key == key {
+            return Some(kept);
+        }
+        return find(Some(kept), key.epoch, key.stream);
     }
+    find(None, key.epoch, key.stream)
 }
 
 /// Makes another cache the latest. The parts of the key in registers, lest a hit puts it together in memory.

@@ -48,23 +48,23 @@ pub(crate) fn large_generation(generation: u32) -> u32 {
     generation & ((1 << NODE_GENERATION_BITS) - 1)
 }
 
-/// The bits of a small block's id, but for its slack.
+/// The bits of a small block's id, but for its slack: the generation on top, so that it counts on by one addition.
 #[inline(always)]
 pub(crate) fn small_name(slot: u32, generation: u32) -> u64 {
-    u64::from(slot) << (SLACK_BITS + SLOT_GENERATION_BITS) | u64::from(generation) << SLACK_BITS
+    u64::from(generation) << (SLOT_BITS + SLACK_BITS) | u64::from(slot) << SLACK_BITS
 }
 
 /// Slot and generation of a small block's name.
 #[inline(always)]
 pub(crate) fn slot_and_generation(name: u64) -> (u32, u32) {
-    (field(name, SLACK_BITS + SLOT_GENERATION_BITS, SLOT_BITS), field(name, SLACK_BITS, SLOT_GENERATION_BITS))
+    (field(name, SLACK_BITS, SLOT_BITS), field(name, SLOT_BITS + SLACK_BITS, SLOT_GENERATION_BITS))
 }
 
 /// The name of a slot's next block, after one of this id.
 #[inline(always)]
-pub(crate) fn next_small_name(bits: u64, next_generation: u32) -> u64 {
-    bits >> (SLACK_BITS + SLOT_GENERATION_BITS) << (SLACK_BITS + SLOT_GENERATION_BITS)
-        | u64::from(next_generation) << SLACK_BITS
+pub(crate) fn next_small_name(bits: u64) -> u64 {
+    // What is carried out of the generation's bits is cut off.
+    ((bits >> SLACK_BITS << SLACK_BITS) + (1 << (SLOT_BITS + SLACK_BITS))) & !LARGE
 }
 
 /// The generation of a slot after this one.
@@ -84,8 +84,8 @@ impl Name {
         let bits = id.to_bits();
         if bits & LARGE == 0 {
             return Self::Small {
-                slot: field(bits, SLACK_BITS + SLOT_GENERATION_BITS, SLOT_BITS),
-                generation: field(bits, SLACK_BITS, SLOT_GENERATION_BITS),
+                slot: field(bits, SLACK_BITS, SLOT_BITS),
+                generation: field(bits, SLOT_BITS + SLACK_BITS, SLOT_GENERATION_BITS),
                 slack: field(bits, 0, SLACK_BITS),
             };
         }
@@ -141,5 +141,9 @@ mod tests {
     #[test]
     fn generations_of_slots_wrap_within_their_bits() {
         assert_eq!(next_slot_generation((1 << 24) - 1), 0);
+        for (slot, generation) in [(0, 0), (slot_number(MAX_SLABS - 1, 63), 7), (5, (1 << 24) - 1)] {
+            let next = next_small_name(small_name(slot, generation) | 8191);
+            assert_eq!(next, small_name(slot, next_slot_generation(generation)));
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! A slot's generation moves on when its block is released, by one compare-and-swap, so of several releases of one
 //! block exactly one succeeds, and the id of a released block never again names a living one.
 
+use std::hint::cold_path;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::id::{MAX_SLABS, next_slot_generation};
@@ -31,9 +32,15 @@ impl Generations {
     /// Ends the life of the block that was handed out with `generation`. `false` if it had ended before.
     #[inline(always)]
     pub(crate) fn retire(&self, slot: u32, generation: u32) -> bool {
+        self.replace(slot, generation, next_slot_generation(generation))
+    }
+
+    /// The same for whoever knows the next generation.
+    #[inline(always)]
+    pub(crate) fn replace(&self, slot: u32, generation: u32, next: u32) -> bool {
         // Release and acquire: the thread that reuses the slot comes after everything that the releasing one did.
         self.0[slot as usize & (SLOTS - 1)]
-            .compare_exchange(generation, next_slot_generation(generation), Ordering::AcqRel, Ordering::Relaxed)
+            .compare_exchange(generation, next, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
     }
 }
@@ -168,7 +175,11 @@ impl Ledger {
     #[inline(always)]
     pub(crate) fn get(&self, index: u32) -> Option<&SlabEntry> {
         let entry = self.first.get(index as usize);
-        if entry.is_some() { entry } else { self.get_past_first(index) }
+        if entry.is_some() {
+            return entry;
+        }
+        cold_path();
+        self.get_past_first(index)
     }
 
     fn get_past_first(&self, index: u32) -> Option<&SlabEntry> {

@@ -1,5 +1,6 @@
 //! The pool: the allocator that programs use, over any backend.
 
+use std::hint::cold_path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
@@ -190,14 +191,15 @@ unsafe impl<P: MemoryProvider> DeviceAllocator for Pool<P> {
         let (address, id) = match self.inner.allocate_quickly(layout, stream) {
             Some(parts) => parts,
             None => {
+                cold_path();
                 let mut error = None;
                 match Inner::allocate(&self.inner, layout, stream, &mut error) {
-                    Some(parts) => parts,
+                    Some((address, id)) => (address.get(), id),
                     None => return Err(error.unwrap_or_else(|| self.inner.exhausted(layout.size()))),
                 }
             }
         };
-        Ok(Block::from_parts(Address::new(address.get()), layout.size(), BlockId::from_bits(id)))
+        Ok(Block::from_parts(Address::new(address), layout.size(), BlockId::from_bits(id)))
     }
 
     #[inline(always)]

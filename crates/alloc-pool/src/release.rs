@@ -1,5 +1,6 @@
 //! The way back: a released block goes to the thread's cache, to its arena, or is parked.
 
+use std::hint::cold_path;
 use std::sync::Arc;
 
 use alloc_core::{Address, Block, BlockId, MemoryProvider, ReleaseError, Stream, StreamSet};
@@ -34,21 +35,30 @@ impl<P: MemoryProvider> Inner<P> {
         let facts = entry.facts();
         let bytes = entry.bytes();
         let address = facts.base + u64::from(slot) * entry.stride();
-        if address != block.address().get() || block.size().wrapping_add(u64::from(slack)) != bytes {
+        if address != block.address().get() {
+            cold_path();
+            return false;
+        }
+        if block.size().wrapping_add(u64::from(slack)) != bytes {
+            cold_path();
             return false;
         }
         let Some(mut kept) = cache::take(self.cache_key(stream)) else { return false };
+        let next = CachedBlock { address, name: next_small_name(block.id().to_bits()) };
         let cache = &mut kept.cache;
         let keeps = cache.keeps(facts.tag);
-        let room = cache.room(facts.class).filter(|_| keeps && entry.generations.retire(slot, generation));
-        let is_kept = room.is_some();
-        if let Some(room) = room {
-            let name = next_small_name(block.id().to_bits(), next_slot_generation(generation));
-            room.fill(CachedBlock { address, name });
+        if let Some(room) = cache.room(facts.class)
+            && keeps
+            && entry.generations.replace(slot, generation, next.generation())
+        {
+            room.fill(next);
             cache.counters.count_release(facts.class, u64::from(slack));
+            local::put(kept);
+            return true;
         }
+        cold_path();
         local::put(kept);
-        is_kept
+        false
     }
 
     /// One function without calls and with all arguments in registers, for the same reason as
