@@ -9,7 +9,7 @@ use alloc_core::{AllocError, Layout, MemoryProvider, ProviderError, ProviderErro
 
 use crate::arena::{Addresses, Arena, ArenaState, SLAB_ARENA, ZERO_RANGE};
 use crate::cache::{self, Batch, CacheCounters, CacheHome, CachedBlock, Fresh};
-use crate::id::{MAX_NODES, Name, slab_and_slot, slot_number};
+use crate::id::{MAX_NODES, Name, Parts, slab_and_slot, slot_number};
 use crate::ledger::SlabFacts;
 use crate::local;
 use crate::miss::Purpose;
@@ -38,7 +38,7 @@ impl<P: MemoryProvider> Inner<P> {
     #[inline(always)]
     pub(crate) fn allocate_quickly(&self, layout: Layout, stream: Stream) -> Option<(u64, u64)> {
         if layout.size() > SMALL_MAX {
-            return self.allocate_placed(layout, stream).map(|(address, id)| (address.get(), id));
+            return self.allocate_uncached(layout, stream).map(|(address, id)| (address.get(), id));
         }
         self.allocate_cached(layout, stream)
     }
@@ -60,6 +60,23 @@ impl<P: MemoryProvider> Inner<P> {
         kept.cache.counters.count_allocation(class, bytes - size);
         local::put(kept);
         Some((block.address, block.name | (bytes - size)))
+    }
+
+    /// A large block, without the arena's lock if just that is on standby there.
+    #[inline(always)]
+    fn allocate_uncached(&self, layout: Layout, stream: Stream) -> Option<Parts> {
+        if layout.align() > UNIT {
+            return None;
+        }
+        let seat = cache::with(self.cache_key(stream), |cache| {
+            cache.crowding.visit();
+            cache.seat
+        })?;
+        let (owner, size) = (self.arena(seat.arena)?, layout.size());
+        match owner.standby.take(size, seat.tag, stream) {
+            Some(parts) => Some(parts),
+            None => self.allocate_placed(owner, size, seat.tag, stream),
+        }
     }
 
     /// A block that is not to be had so simply: its address and id, or else the error in its place.
@@ -330,20 +347,12 @@ impl<P: MemoryProvider> Inner<P> {
     /// A block that the arena has room for, as its address and id. `None`, with nothing done, for all that is not so
     /// simple. One function without calls, as each call costs what a third of the search does.
     #[inline(never)]
-    pub(crate) fn allocate_placed(&self, layout: Layout, stream: Stream) -> Option<Parts> {
-        if layout.align() > UNIT {
-            return None;
-        }
-        let ask = ask_for(layout, 1, stream)?;
-        let seat = cache::with(self.cache_key(stream), |cache| {
-            cache.crowding.visit();
-            cache.seat
-        })?;
-        let owner = self.arena(seat.arena)?;
+    fn allocate_placed(&self, owner: &Arena, size: u64, tag: Tag, stream: Stream) -> Option<Parts> {
+        let ask = ask_for(size, 1, stream)?;
         let (mut state, waited) = owner.lock_or_wait();
         owner.settle_at_times(&mut state);
-        let node = state.heap.allocate_inline(Ask { tag: seat.tag, ..ask })?;
-        let placed = self.name_large(owner, &mut state, seat.arena, node, layout.size());
+        let node = state.heap.allocate_inline(Ask { tag, ..ask })?;
+        let placed = self.name_large(owner, &mut state, node, size);
         drop(state);
         if waited {
             self.note_crowding(stream);
@@ -365,13 +374,13 @@ impl<P: MemoryProvider> Inner<P> {
         let Some(owner) = self.arena(arena) else { return Err(self.exhausted(size)) };
         let mut state = owner.lock();
         let placed = match state.heap.allocate(ask) {
-            Some(node) => self.name_large(owner, &mut state, arena, node, size),
+            Some(node) => self.name_large(owner, &mut state, node, size),
             None => {
                 drop(state);
                 let (arena, node) = self.miss(arena, stream, ask, size, Purpose::Block)?;
                 let Some(owner) = self.arena(arena) else { return Err(self.exhausted(size)) };
                 state = owner.lock();
-                self.name_large(owner, &mut state, arena, node, size)
+                self.name_large(owner, &mut state, node, size)
             }
         };
         drop(state);
@@ -381,7 +390,7 @@ impl<P: MemoryProvider> Inner<P> {
     /// The address and the id of a node's block, which is counted. `None`, and the node is free again, if there are
     /// more nodes than ids can name.
     #[inline(always)]
-    fn name_large(&self, owner: &Arena, state: &mut ArenaState, arena: u32, node: u32, size: u64) -> Option<Parts> {
+    fn name_large(&self, owner: &Arena, state: &mut ArenaState, node: u32, size: u64) -> Option<Parts> {
         let (start, units, generation) = state.heap.node(node).map(|node| (node.start, node.units, node.generation))?;
         let address = NonZeroU64::new(state.addresses.of(start).get()).filter(|_| node < MAX_NODES);
         if address.is_none() {
@@ -391,7 +400,7 @@ impl<P: MemoryProvider> Inner<P> {
         let bytes = u64::from(units) << UNIT_SHIFT;
         state.large.count_allocation(bytes, bytes - size);
         owner.announce(state, node);
-        Some((address, Name::Large { arena, node, generation }.id().to_bits()))
+        Some((address, Name::Large { arena: owner.index, node, generation }.id().to_bits()))
     }
 
     /// What a large block needs of a heap.
@@ -410,7 +419,7 @@ impl<P: MemoryProvider> Inner<P> {
         if layout.size().checked_add(align).is_none_or(|needed| needed > maximum) {
             return Err(AllocError::TooLarge { device: self.device, requested: layout.size(), maximum });
         }
-        ask_for(layout, align >> UNIT_SHIFT, stream).ok_or(AllocError::TooLarge {
+        ask_for(layout.size(), align >> UNIT_SHIFT, stream).ok_or(AllocError::TooLarge {
             device: self.device,
             requested: layout.size(),
             maximum,
@@ -447,9 +456,9 @@ impl<P: MemoryProvider> Inner<P> {
 
 /// What a block needs of a heap, `align` in units. `None` past what units can count.
 #[inline(always)]
-fn ask_for(layout: Layout, align: u64, stream: Stream) -> Option<Ask> {
-    let units = units_of(layout.size())?.max(1);
-    let slack = ((u64::from(units) << UNIT_SHIFT) - layout.size()) as u16;
+fn ask_for(size: u64, align: u64, stream: Stream) -> Option<Ask> {
+    let units = units_of(size)?.max(1);
+    let slack = ((u64::from(units) << UNIT_SHIFT) - size) as u16;
     Some(Ask { units, align, slack, tag: 0, home: stream })
 }
 
@@ -458,10 +467,6 @@ fn ask_for(layout: Layout, align: u64, stream: Stream) -> Option<Ask> {
 fn is_small(layout: Layout) -> bool {
     layout.size() <= SMALL_MAX && layout.align() <= UNIT
 }
-
-/// The address and the id of a block. Two numbers, one of them not zero, so that even an optional pair of them travels
-/// in registers; a whole block is put together where it is wanted.
-pub(crate) type Parts = (NonZeroU64, u64);
 
 #[inline(always)]
 fn small_parts(block: CachedBlock, bytes: u64, size: u64) -> Option<Parts> {

@@ -6,12 +6,13 @@ use spin::relax::Yield;
 
 use alloc_core::{Address, Gauge};
 
-use crate::id::large_generation;
+use crate::id::{Name, large_generation};
 use crate::placement::heap::{Heap, Node};
 use crate::placement::slab::Slabs;
 use crate::placement::units::UNIT_SHIFT;
 use crate::remote::{Living, RemoteReleases};
 use crate::returns::Returns;
+use crate::standby::{Offered, Offers, Standby};
 
 /// Size of the range that gives blocks of zero bytes their addresses.
 pub(crate) const ZERO_RANGE: u64 = 2 << 20;
@@ -38,10 +39,13 @@ const LOOKS: u32 = 64;
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct Arena {
+    pub(crate) index: u32,
     /// Held for tens of nanoseconds by one thread that hardly ever meets another, so giving it back with a plain store
     /// counts for more than sleeping well: a waiting thread looks a few times again, and then yields.
     state: SpinMutex<ArenaState, Yield>,
     pub(crate) remote: RemoteReleases,
+    /// Comes first for allocations and releases; whoever takes the lock ends the offer.
+    pub(crate) standby: Standby,
 }
 
 /// What a used node's entry says.
@@ -68,6 +72,7 @@ pub(crate) struct ArenaState {
     pub(crate) zero_slabs: u64,
     pub(crate) large: LargeCounts,
     pub(crate) returns: Returns,
+    offers: Offers,
     /// How often a thread that released a block met another one here, since when.
     meetings: (u32, u64),
 }
@@ -106,6 +111,16 @@ impl LargeCounts {
     pub(crate) fn count_release(&mut self, bytes: u64, padding: u64) {
         self.released = self.released.wrapping_add(bytes);
         self.padding_released = self.padding_released.wrapping_add(padding);
+    }
+
+    /// Counts blocks of `bytes` one after the other in place of one that was counted before: peaks stay as they are.
+    fn count_again(&mut self, allocations: u64, releases: u64, (bytes, padding): (u64, u64)) {
+        self.allocations += allocations;
+        self.allocated = self.allocated.wrapping_add(bytes.wrapping_mul(allocations));
+        self.padding = self.padding.wrapping_add(padding.wrapping_mul(allocations));
+        self.released = self.released.wrapping_add(bytes.wrapping_mul(releases));
+        self.padding_released = self.padding_released.wrapping_add(padding.wrapping_mul(releases));
+        debug_assert!(self.in_use() <= self.peak_in_use && self.requested() <= self.peak_requested);
     }
 
     /// All blocks so far, and their bytes.
@@ -161,9 +176,10 @@ impl Addresses {
 }
 
 impl Arena {
-    pub(crate) fn new(heap: Heap, addresses: Addresses) -> Self {
+    pub(crate) fn new(index: u32, heap: Heap, addresses: Addresses) -> Self {
         let zero_slabs = if matches!(addresses, Addresses::Range { .. }) { u64::MAX } else { 0 };
         Self {
+            index,
             state: SpinMutex::new(ArenaState {
                 heap,
                 slabs: Slabs::new(),
@@ -171,9 +187,11 @@ impl Arena {
                 zero_slabs,
                 large: LargeCounts::default(),
                 returns: Returns::default(),
+                offers: Offers::default(),
                 meetings: (0, 0),
             }),
             remote: RemoteReleases::new(),
+            standby: Standby::new(),
         }
     }
 
@@ -237,10 +255,35 @@ impl Arena {
     /// The lock, and whether another thread was in the way. Releases may be due.
     #[inline]
     pub(crate) fn lock_or_wait(&self) -> (Locked<'_>, bool) {
-        match self.state.try_lock() {
+        let (mut state, waited) = match self.state.try_lock() {
             Some(state) => (state, false),
             None => (self.wait(), true),
+        };
+        if self.standby.is_on_offer() {
+            self.end_offer(&mut state);
         }
+        (state, waited)
+    }
+
+    /// Enters in the books what became of the block on standby.
+    #[cold]
+    #[inline(never)]
+    fn end_offer(&self, state: &mut ArenaState) {
+        let outcome = self.standby.end(&mut state.offers);
+        let Some(bytes) = state.heap.catch_up(outcome.releases, outcome.is_out) else { return };
+        state.large.count_again(outcome.releases + u64::from(outcome.is_out), outcome.releases, bytes);
+    }
+
+    /// Has the resting block stand by, if a request for the same would get it.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn offer(&self, state: &mut ArenaState) {
+        let Some((index, node)) = state.heap.would_return() else { return };
+        let living = living(&state.addresses, index, node);
+        let name = Name::Large { arena: self.index, node: index, generation: living.generation };
+        let Living { address, size, home, .. } = living;
+        let offered = Offered { id: name.id().to_bits(), address, size, tag: node.tag, home };
+        self.standby.offer(&mut state.offers, offered);
     }
 
     /// Most holders are done before a call to the system would be.
@@ -304,7 +347,7 @@ mod tests {
 
     #[test]
     fn meetings_by_chance_change_nothing() {
-        let arena = Arena::new(Heap::new(0, 1024), Addresses::Range { base: 0 });
+        let arena = Arena::new(0, Heap::new(0, 1024), Addresses::Range { base: 0 });
         for _ in 0..2 * MEETINGS {
             let mut state = arena.lock();
             state.large.allocations += PERIOD / 2;

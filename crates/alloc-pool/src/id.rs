@@ -3,6 +3,8 @@
 //! A small block's id also says how much smaller than its class the request was, so that a block whose size was
 //! altered is recognised without a table of sizes.
 
+use std::num::NonZeroU64;
+
 use alloc_core::BlockId;
 
 use crate::placement::units::SMALL_MAX;
@@ -10,7 +12,9 @@ use crate::placement::units::SMALL_MAX;
 const LARGE: u64 = 1 << 63;
 const ARENA_BITS: u32 = 11;
 const NODE_BITS: u32 = 24;
-const NODE_GENERATION_BITS: u32 = 28;
+pub(crate) const NODE_GENERATION_BITS: u32 = 28;
+/// The bits of a large block's id that are its node's generation, which are the lowest.
+pub(crate) const NODE_GENERATIONS: u64 = (1 << NODE_GENERATION_BITS) - 1;
 const SLOT_BITS: u32 = 26;
 const SLACK_BITS: u32 = 13;
 const SLOT_GENERATION_BITS: u32 = 24;
@@ -26,6 +30,10 @@ pub(crate) const MAX_ARENAS: usize = 1 << ARENA_BITS;
 pub(crate) const MAX_NODES: u32 = 1 << NODE_BITS;
 /// The most slabs of a pool that ids can name: slots are numbered 64 to a slab.
 pub(crate) const MAX_SLABS: u32 = 1 << (SLOT_BITS - 6);
+
+/// The address and the id of a block. Two numbers, one of them not zero, so that even an optional pair of them travels
+/// in registers; a whole block is put together where it is wanted.
+pub(crate) type Parts = (NonZeroU64, u64);
 
 /// An id, taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +53,7 @@ pub(crate) enum Name {
 
 /// The part of a node's generation that ids carry.
 pub(crate) fn large_generation(generation: u32) -> u32 {
-    generation & ((1 << NODE_GENERATION_BITS) - 1)
+    generation & NODE_GENERATIONS as u32
 }
 
 /// The bits of a small block's id, but for its slack: the generation on top, so that it counts on by one addition.

@@ -26,6 +26,7 @@ mod primitive;
 mod release;
 mod remote;
 mod returns;
+mod standby;
 mod statistics;
 mod streams;
 

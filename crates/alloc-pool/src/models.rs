@@ -10,12 +10,13 @@ use loom::thread;
 use alloc_core::{Address, Block, BlockId, Stream};
 
 use crate::cache::{CacheCounters, CacheKey, CachedBlock};
-use crate::id::next_slot_generation;
+use crate::id::{Name, Parts, large_generation, next_slot_generation};
 use crate::ledger::{SlabEntry, SlabFacts};
 use crate::placement::slab::Slabs;
 use crate::placement::units::{CLASSES, class_slots, class_stride};
 use crate::primitive::{AtomicU64, Ordering};
 use crate::remote::{Living, RemoteReleases};
+use crate::standby::{Offered, Offers, Standby};
 
 /// The class of the fewest slots.
 const CLASS: usize = CLASSES - 1;
@@ -314,5 +315,159 @@ pub fn a_remote_release_is_seen_by_who_takes_it() {
         });
         assert!(!releaser.join().unwrap_or(true), "the second release is one too many");
         assert_eq!(remote.release(2), reused);
+    });
+}
+
+/// A large block that stands by, what is in it, and what the arena's lock protects.
+struct Revolving {
+    standby: Standby,
+    books: Mutex<Books>,
+    contents: UnsafeCell<u64>,
+}
+
+/// What the heap and the counters know.
+#[derive(Default)]
+struct Books {
+    offers: Offers,
+    generation: u32,
+    is_used: bool,
+    allocations: u64,
+}
+
+// SAFETY: the cell is written by whoever has the block, which is what loom checks.
+unsafe impl Sync for Revolving {}
+
+const SIZE: u64 = 1 << 20;
+
+fn block_id(generation: u32) -> u64 {
+    Name::Large { arena: 0, node: NODE, generation }.id().to_bits()
+}
+
+impl Revolving {
+    /// At rest and on offer.
+    fn new() -> Self {
+        let revolving =
+            Self { standby: Standby::new(), books: Mutex::new(Books::default()), contents: UnsafeCell::new(0) };
+        revolving.with_books(|books| revolving.offer(books, SIZE));
+        revolving
+    }
+
+    fn offer(&self, books: &mut Books, size: u64) {
+        let id = block_id(books.generation);
+        let offered = Offered { id, address: 2 * size, size, tag: 0, home: Stream::DEFAULT };
+        self.standby.offer(&mut books.offers, offered);
+    }
+
+    /// Takes the lock, as all do: the offer ends first.
+    fn with_books<R>(&self, then: impl FnOnce(&mut Books) -> R) -> R {
+        let mut books = self.books.lock().unwrap_or_else(|error| error.into_inner());
+        if self.standby.is_on_offer() {
+            let outcome = self.standby.end(&mut books.offers);
+            books.generation += outcome.releases as u32;
+            books.is_used = outcome.is_out;
+            books.allocations += outcome.releases + u64::from(outcome.is_out);
+        }
+        then(&mut books)
+    }
+
+    fn take(&self, size: u64) -> Option<Parts> {
+        let parts = self.standby.take(size, 0, Stream::DEFAULT)?;
+        self.write();
+        Some(parts)
+    }
+
+    /// With the lock, if the block is at rest.
+    fn take_locked(&self) -> Option<u64> {
+        let id = self.with_books(|books| {
+            let id = (!books.is_used).then(|| block_id(books.generation))?;
+            (books.is_used, books.allocations) = (true, books.allocations + 1);
+            Some(id)
+        })?;
+        self.write();
+        Some(id)
+    }
+
+    /// Without the lock, or else with it.
+    fn release(&self, id: u64) -> bool {
+        self.standby.give_back(2 * SIZE, SIZE, id, Stream::DEFAULT)
+            || self.with_books(|books| {
+                let is_this = books.is_used && block_id(large_generation(books.generation)) == id;
+                if is_this {
+                    (books.is_used, books.generation) = (false, books.generation + 1);
+                }
+                is_this
+            })
+    }
+
+    fn write(&self) {
+        // SAFETY: loom checks that nobody else reads or writes at the same time.
+        self.contents.with_mut(|contents| unsafe { *contents += 1 });
+    }
+}
+
+/// A block that one thread takes and gives back without the lock, while another wants it with the lock: one of them at a
+/// time has it, and the books say how often it was had.
+pub fn a_block_on_standby_has_one_holder() {
+    loom::model(|| {
+        let shared = Arc::new(Revolving::new());
+        let other = Arc::clone(&shared);
+        let pairs = thread::spawn(move || {
+            let mut taken = 0;
+            while let Some((_, id)) = other.take(SIZE)
+                && taken < 2
+            {
+                taken += 1;
+                assert!(other.release(id));
+            }
+            taken
+        });
+        let locked = shared.take_locked().map(|id| assert!(shared.release(id)));
+        let taken = pairs.join().unwrap_or(99);
+        let (used, allocations) = shared.with_books(|books| (books.is_used, books.allocations));
+        assert_eq!(allocations, taken + u64::from(locked.is_some()) + u64::from(used));
+    });
+}
+
+/// Of two releases of a block that is out, and an end of the offer in between, exactly one succeeds, and the late one
+/// does not end the next life.
+pub fn one_release_of_a_block_on_standby_succeeds() {
+    loom::model(|| {
+        let shared = Arc::new(Revolving::new());
+        let Some((_, id)) = shared.take(SIZE) else { return assert!(!shared.standby.is_on_offer()) };
+        let (one, other) = (Arc::clone(&shared), Arc::clone(&shared));
+        let releaser = thread::spawn(move || one.release(id));
+        let settler = thread::spawn(move || other.with_books(|books| books.generation));
+        let own = shared.release(id);
+        let next = shared.take(SIZE);
+        assert!(releaser.join().unwrap_or(own) != own, "one of them, and only one");
+        assert!(settler.join().is_ok());
+        assert!(!shared.release(id));
+        if let Some((_, next)) = next {
+            assert!(next == block_id(1) && shared.release(next), "a late release ended the next life");
+        }
+    });
+}
+
+/// A thread that looks at one offer while the next one is made takes what the one or the other says, and no mixture.
+pub fn what_is_taken_belongs_to_the_offer() {
+    loom::model(|| {
+        let shared = Arc::new(Revolving::new());
+        let other = Arc::clone(&shared);
+        let taker = thread::spawn(move || other.take(SIZE));
+        shared.with_books(|books| {
+            if !books.is_used {
+                books.generation += 1;
+                shared.offer(books, 2 * SIZE);
+            }
+        });
+        let late = shared.take(2 * SIZE);
+        let taken = taker.join().unwrap_or(late);
+        assert!(taken.is_some() != late.is_some(), "{taken:?} and {late:?}");
+        if let Some((address, id)) = taken {
+            assert_eq!((address.get(), id), (2 * SIZE, block_id(0)));
+        }
+        if let Some((address, id)) = late {
+            assert_eq!((address.get(), id), (4 * SIZE, block_id(1)));
+        }
     });
 }

@@ -24,7 +24,7 @@ impl<P: MemoryProvider> Inner<P> {
     pub(crate) fn release_quickly(&self, block: Block, stream: Stream) -> bool {
         match Name::of(block.id()) {
             Name::Small { slot, generation, slack } => self.release_cached(block, (slot, generation, slack), stream),
-            Name::Large { .. } => self.release_placed(block.address().get(), block.size(), block.id(), stream),
+            Name::Large { .. } => self.release_uncached(block.address().get(), block.size(), block.id(), stream),
         }
     }
 
@@ -61,39 +61,17 @@ impl<P: MemoryProvider> Inner<P> {
         false
     }
 
-    /// One function without calls and with all arguments in registers, for the same reason as
-    /// [`Inner::allocate_placed`].
-    #[inline(never)]
-    fn release_placed(&self, address: u64, size: u64, id: BlockId, stream: Stream) -> bool {
-        let Name::Large { arena, node, generation } = Name::of(id) else { return false };
+    /// A large block, without the arena's lock if it is the one on standby there.
+    #[inline(always)]
+    fn release_uncached(&self, address: u64, size: u64, id: BlockId, stream: Stream) -> bool {
+        let Name::Large { arena, .. } = Name::of(id) else { return false };
         let Some(owner) = self.arena(arena) else { return false };
-        if owner.remote.is_on() {
-            let block = Block::from_parts(Address::new(address), size, id);
-            return owner.remote.release(block, (node, generation), stream) && {
-                self.keep_to_threshold();
-                true
-            };
+        let released = owner.standby.give_back(address, size, id.to_bits(), stream)
+            || owner.release_placed(address, size, id, stream);
+        if released {
+            self.keep_to_threshold();
         }
-        let (mut state, met) = owner.lock_or_wait();
-        if met {
-            self.prepare(owner, &mut state);
-        }
-        let Some(found) = state.heap.node(node) else { return false };
-        let (bytes, requested) = (u64::from(found.units) << UNIT_SHIFT, found.requested());
-        let is_this = found.kind == Kind::Used
-            && large_generation(found.generation) == generation
-            && found.home == stream
-            && requested == size
-            && state.addresses.of(found.start).get() == address;
-        // Another thread may have had releases without the lock begin just now.
-        if !is_this || owner.remote.is_on() {
-            return false;
-        }
-        state.large.count_release(bytes, bytes - requested);
-        state.heap.release_to_rest(node);
-        drop(state);
-        self.keep_to_threshold();
-        true
+        released
     }
 
     /// Takes a block back that the thread's cache does not keep.
@@ -200,7 +178,7 @@ impl<P: MemoryProvider> Inner<P> {
         let Some(owner) = self.arena(arena) else { return Err(self.foreign(block)) };
         let (mut state, met) = owner.lock_or_wait();
         if met || owner.remote.is_on() {
-            self.prepare(owner, &mut state);
+            owner.prepare(&mut state);
         }
         let Some(found) = state.heap.node(node) else {
             drop(state);
@@ -231,16 +209,6 @@ impl<P: MemoryProvider> Inner<P> {
         let parked = self.park(block, Parked::Node { arena, node }, bytes, tag, stream, uses);
         self.tell_deferred();
         parked
-    }
-
-    /// What a release does that met another thread at the lock, or may meet one without.
-    #[cold]
-    fn prepare(&self, owner: &Arena, state: &mut ArenaState) {
-        if owner.remote.is_on() {
-            owner.settle(state);
-        } else {
-            owner.note_meeting(state);
-        }
     }
 
     /// Gives free memory back to the device if more is reserved than the threshold allows.
@@ -298,6 +266,49 @@ impl<P: MemoryProvider> Inner<P> {
     #[cold]
     fn stale(&self, block: Block) -> ReleaseError {
         ReleaseError::Stale { device: self.device, block }
+    }
+}
+
+impl Arena {
+    /// A large block that the heap takes back. `false`, with nothing done, if it can't be. One function without calls
+    /// and with all arguments in registers, for the same reason as [`Inner::allocate_placed`].
+    #[inline(never)]
+    fn release_placed(&self, address: u64, size: u64, id: BlockId, stream: Stream) -> bool {
+        let Name::Large { node, generation, .. } = Name::of(id) else { return false };
+        if self.remote.is_on() {
+            let block = Block::from_parts(Address::new(address), size, id);
+            return self.remote.release(block, (node, generation), stream);
+        }
+        let (mut state, met) = self.lock_or_wait();
+        if met {
+            self.prepare(&mut state);
+        }
+        let Some(found) = state.heap.node(node) else { return false };
+        let (bytes, requested) = (u64::from(found.units) << UNIT_SHIFT, found.requested());
+        let is_this = found.kind == Kind::Used
+            && large_generation(found.generation) == generation
+            && found.home == stream
+            && requested == size
+            && state.addresses.of(found.start).get() == address;
+        // Another thread may have had releases without the lock begin just now.
+        if !is_this || self.remote.is_on() {
+            return false;
+        }
+        state.large.count_release(bytes, bytes - requested);
+        if state.heap.release_to_rest(node) {
+            self.offer(&mut state);
+        }
+        true
+    }
+
+    /// What a release does that met another thread at the lock, or may meet one without.
+    #[cold]
+    fn prepare(&self, state: &mut ArenaState) {
+        if self.remote.is_on() {
+            self.settle(state);
+        } else {
+            self.note_meeting(state);
+        }
     }
 }
 

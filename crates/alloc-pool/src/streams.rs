@@ -165,7 +165,7 @@ impl<P: MemoryProvider> Inner<P> {
         let granules = (bytes >> UNIT_SHIFT) as u32 / granule_units;
         let base = range.map_or(0, |range| range.start.get() >> UNIT_SHIFT);
         pages.add_arena(range, granules);
-        place.get_or_init(|| Box::new(Arena::new(Heap::new(base, granules * granule_units), addresses)));
+        place.get_or_init(|| Box::new(Arena::new(index, Heap::new(base, granules * granule_units), addresses)));
         Ok(())
     }
 

@@ -53,6 +53,8 @@ pub(crate) struct Heap {
     /// A used node that was released last, and whose memory is not free yet: the next request may well be for just as
     /// much, and then neither merging nor searching was needed.
     resting: u32,
+    /// The node that was handed out of its rest last.
+    returned: u32,
     now: u64,
     /// Releases by a stream up to this stamp are complete.
     complete: Box<[u64; TAGS]>,
@@ -77,6 +79,7 @@ impl Heap {
             capacity: units,
             top: NIL,
             resting: NIL,
+            returned: NIL,
             now: 1,
             complete: Box::new([0; TAGS]),
             seen: 0,
@@ -180,9 +183,7 @@ impl Heap {
         if self.resting != NIL {
             let index = std::mem::replace(&mut self.resting, NIL);
             if self.would_fit_best(index, ask) {
-                let node = &mut self.nodes[index as usize];
-                (node.slack, node.home) = (ask.slack, ask.home);
-                return Some(index);
+                return Some(self.hand_out_again(index, ask));
             }
             self.release_inline(index);
         }

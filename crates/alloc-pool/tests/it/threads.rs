@@ -110,6 +110,68 @@ fn many_threads_have_a_stream_each() {
     rig.close();
 }
 
+/// One large block after the other, which needs no lock as long as nobody else takes it; meanwhile someone reads the
+/// figures and trims, and blocks of the same sizes go to another thread to be released there.
+#[test]
+fn pairs_of_large_blocks_on_many_threads() {
+    const ROUNDS: u64 = 4000;
+    let (rig, marks) = marked();
+    let (sender, receiver) = channel::<Block>();
+    let done = AtomicBool::new(false);
+    let pairs = |thread: u64, sender: std::sync::mpsc::Sender<Block>| {
+        for round in 0..ROUNDS {
+            let block = rig.take((1 + thread % 3) * 100 * KIB, A);
+            marks.set(block, thread);
+            if round % 50 == 49 {
+                marks.clear(block, thread);
+                sender.send(block).unwrap();
+                continue;
+            }
+            // Where threads run one at a time, some are to be met with a block in hand.
+            if round % 512 == 0 {
+                thread::yield_now();
+            }
+            marks.clear(block, thread);
+            rig.give(block, A);
+            if round % 100 == 0 {
+                assert!(try_give(&rig.pool, block, A, &[]).is_err(), "released twice");
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let (rig, done) = (&rig, &done);
+        let releaser = scope.spawn(move || receiver.into_iter().for_each(|block| rig.give(block, A)));
+        let watcher = scope.spawn(move || {
+            let mut count = 0;
+            while !done.load(Ordering::Relaxed) {
+                let figures = rig.figures();
+                assert!(figures.requested.count >= count && figures.in_use.current <= figures.in_use.peak);
+                count = figures.requested.count;
+                rig.pool.trim(u64::MAX);
+                thread::yield_now();
+            }
+        });
+        let threads: Vec<_> = (1..=THREADS)
+            .map(|thread| {
+                let (pairs, sender) = (&pairs, sender.clone());
+                scope.spawn(move || pairs(thread, sender))
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        drop(sender);
+        releaser.join().unwrap();
+        done.store(true, Ordering::Relaxed);
+        watcher.join().unwrap();
+    });
+    let figures = rig.figures();
+    let bytes: u64 = (1..=THREADS).map(|thread| ROUNDS * (1 + thread % 3) * 100 * KIB).sum();
+    assert_eq!((figures.requested.count, figures.requested.total), (THREADS * ROUNDS, bytes));
+    assert_eq!((figures.in_use.count, figures.in_use.total), (THREADS * ROUNDS, bytes));
+    assert_eq!(figures.rejected_releases, THREADS * ROUNDS / 100);
+    assert_idle(&rig);
+    rig.close();
+}
+
 #[test]
 fn blocks_are_released_by_other_threads_than_took_them() {
     let (rig, marks) = marked();
