@@ -252,11 +252,16 @@ impl StreamCache {
     /// Takes blocks of a class out, those that were kept longest: half of the bound or, if the thread only releases,
     /// all of them. Whether that is so.
     pub(crate) fn make_room(&mut self, class: usize, out: &mut Batch) -> bool {
-        let only_releases = self.one_way >= ONE_WAY;
+        let only_releases = self.only_releases();
         self.one_way = self.one_way.saturating_add(1);
         let keep = if only_releases { 0 } else { self.bins[class].bound / 2 };
         self.take_oldest(class, keep, out);
         only_releases
+    }
+
+    /// Whether the thread wanted none of the blocks that it released for long.
+    fn only_releases(&self) -> bool {
+        self.one_way >= ONE_WAY
     }
 
     /// Whether as many bytes are kept as may be.
@@ -264,10 +269,12 @@ impl StreamCache {
         self.spare < 0
     }
 
-    /// Takes the older half of a class's blocks out.
-    pub(crate) fn halve(&mut self, class: usize, out: &mut Batch) {
-        let keep = self.bins[class].len / 2;
+    /// Takes the older half of a class's blocks out or, if the thread only releases, all of them. Whether that is so.
+    pub(crate) fn halve(&mut self, class: usize, out: &mut Batch) -> bool {
+        let only_releases = self.only_releases();
+        let keep = if only_releases { 0 } else { self.bins[class].len / 2 };
         self.take_oldest(class, keep, out);
+        only_releases
     }
 
     /// Takes all blocks of a class out.

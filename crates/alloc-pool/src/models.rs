@@ -318,6 +318,34 @@ pub fn a_remote_release_is_seen_by_who_takes_it() {
     });
 }
 
+/// Two blocks released by two threads, one of which may find no place on the tray, are each taken once, then or later.
+pub fn every_remote_release_is_taken_once() {
+    loom::model(|| {
+        let releases = Arc::new(RemoteReleases::new());
+        let nodes = [NODE, NODE + 1];
+        for node in nodes {
+            releases.announce(Living { node, ..living(1) });
+        }
+        let release = |node: u32, releases: Arc<RemoteReleases>| {
+            move || {
+                let living = Living { node, ..living(1) };
+                let block = Block::from_parts(Address::new(living.address), living.size, BlockId::from_bits(0));
+                releases.release(block, (node, 1), living.home)
+            }
+        };
+        let threads = nodes.map(|node| thread::spawn(release(node, Arc::clone(&releases))));
+        let mut taken = Vec::new();
+        releases.drain(|node| taken.push(node));
+        for thread in threads {
+            assert!(thread.join().unwrap_or(false));
+        }
+        releases.drain(|node| taken.push(node));
+        taken.sort_unstable();
+        assert_eq!(taken, nodes);
+        assert!(!releases.has_any());
+    });
+}
+
 /// A large block that stands by, what is in it, and what the arena's lock protects.
 struct Revolving {
     standby: Standby,

@@ -160,7 +160,10 @@ impl<P: MemoryProvider> Inner<P> {
         self.give_to_slabs(&mut batch);
         if cache::with(key, |cache| cache.is_full()) == Some(true) {
             for class in 0..CLASSES {
-                cache::with(key, |cache| cache.halve(class, &mut batch));
+                let only_releases = cache::with(key, |cache| cache.halve(class, &mut batch));
+                if only_releases == Some(true) {
+                    self.hand_over(class, tag, &mut batch);
+                }
                 self.give_to_slabs(&mut batch);
             }
         }
@@ -320,5 +323,37 @@ impl<P: MemoryProvider> CacheHome for Inner<P> {
     fn forget(&self, seat: Seat, counters: &Arc<cache::CacheCounters>) {
         self.leave_seat(seat.arena);
         self.caches.lock().unwrap_or_else(std::sync::PoisonError::into_inner).retire(counters);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use alloc_core::conformance::{SimulatedConfig, SimulatedProvider};
+    use alloc_core::{DeviceAllocator, Layout};
+
+    use super::*;
+    use crate::{Pool, PoolConfig};
+
+    #[test]
+    fn a_thread_that_only_releases_hands_over_what_is_too_many_bytes() {
+        let config = PoolConfig { thread_cache: 1 << 20, ..PoolConfig::default() };
+        let pool = Pool::new(SimulatedProvider::new(SimulatedConfig::default()), config).unwrap();
+        let take = |class| pool.allocate(Layout::bytes(class_bytes(class)).unwrap(), Stream::DEFAULT).unwrap();
+        // Of each of the larger classes fewer blocks than fill a bin, together more bytes than are kept.
+        let blocks: Vec<Block> = (CLASSES - 8..CLASSES).flat_map(|class| [(); 2].map(|()| take(class))).collect();
+        assert!(blocks.iter().map(Block::size).sum::<u64>() <= 1 << 20);
+        let more: Vec<Block> = (CLASSES - 16..CLASSES - 8).flat_map(|class| [(); 4].map(|()| take(class))).collect();
+        let returned = || pool.inner.arena(crate::arena::SLAB_ARENA).unwrap().lock().returns.bytes();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for block in blocks.into_iter().chain(more) {
+                    if !pool.inner.release_quickly(block, Stream::DEFAULT) {
+                        Inner::release(&pool.inner, block, Stream::DEFAULT, StreamSet::EMPTY).unwrap();
+                    }
+                }
+                assert!(returned() > 0, "all classes wait at the arena, though no bin was full");
+            });
+        });
+        assert_eq!(pool.statistics().in_use.current, 0);
     }
 }

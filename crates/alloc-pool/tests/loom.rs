@@ -26,6 +26,7 @@ models! {
     a_call_after_a_flush_finds_no_old_cache,
     one_remote_release_of_many_succeeds,
     a_remote_release_is_seen_by_who_takes_it,
+    every_remote_release_is_taken_once,
     a_block_on_standby_has_one_holder,
     one_release_of_a_block_on_standby_succeeds,
     what_is_taken_belongs_to_the_offer,

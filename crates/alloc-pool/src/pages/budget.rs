@@ -4,7 +4,7 @@
 //! and beyond that free pages are moved. Threads that got in each other's way have arenas of their own. If those moved
 //! each other's pages, every page taken would be the next miss of the arena that had it, and misses come one at a
 //! time. So each of them may hold half more than it used at most, and what others may take is what it holds beyond
-//! half more than it uses now.
+//! half more than it used at most of late.
 
 use super::Pages;
 use crate::arena::ArenaState;
@@ -18,9 +18,36 @@ pub(super) struct Census {
     /// The least that was in use since the pool was last asked whether it is in unrest.
     low_units: u64,
     peak_units: u64,
+    recent: Recent,
     /// All large blocks so far, and their bytes.
     allocations: u64,
     allocated_bytes: u64,
+}
+
+/// The most units that were in use or wanted in this stretch of misses, and in the one before.
+#[derive(Clone, Copy, Debug, Default)]
+struct Recent {
+    stretch: u64,
+    most: u64,
+    most_before: u64,
+}
+
+/// How many misses of all arenas a stretch has.
+const RECENT_MISSES: u64 = 128;
+
+impl Recent {
+    fn note(&mut self, units: u64, misses: u64) {
+        let stretch = misses / RECENT_MISSES;
+        if stretch != self.stretch {
+            let most_before = if stretch == self.stretch + 1 { self.most } else { 0 };
+            *self = Self { stretch, most: 0, most_before };
+        }
+        self.most = self.most.max(units);
+    }
+
+    fn most(&self) -> u64 {
+        self.most.max(self.most_before)
+    }
 }
 
 /// What had happened when the peak of what is in use last rose, but for little.
@@ -110,7 +137,14 @@ impl<T> Pages<T> {
         census.used_units = used;
         census.low_units = census.low_units.min(low);
         census.peak_units = census.peak_units.max(used);
+        census.recent.note(used, self.misses);
         (census.allocations, census.allocated_bytes) = state.large.allocated();
+    }
+
+    /// Notes that the arena, which was just counted, wants so many units more than it has free.
+    pub(super) fn note_want(&mut self, arena: u32, units: u32) {
+        let census = &mut self.arenas[arena as usize].census;
+        census.recent.note(census.used_units + u64::from(units), self.misses);
     }
 
     /// Whether so many units in use are a new peak, and not the same one reached again.
@@ -218,7 +252,7 @@ impl<T> Pages<T> {
     pub(super) fn excess_granules(&self, arena: u32) -> u32 {
         let arena = &self.arenas[arena as usize];
         let granule_units = u64::from(self.granule_units);
-        let wanted = with_spare(arena.census.used_units, granule_units).div_ceil(granule_units);
+        let wanted = with_spare(arena.census.recent.most(), granule_units).div_ceil(granule_units);
         u32::try_from(u64::from(arena.active).saturating_sub(wanted)).unwrap_or(u32::MAX)
     }
 }
@@ -242,6 +276,20 @@ mod tests {
         let limit = STRETCH * STRETCHES_BEFORE_THRASHING;
         assert!(lasts_after(|_| 100).is_some_and(|blocks| (limit..limit + STRETCH).contains(&blocks)));
         assert_eq!(lasts_after(|_| 400), None, "one in so many is borne");
+    }
+
+    #[test]
+    fn what_an_arena_used_counts_for_a_while() {
+        let mut recent = Recent::default();
+        recent.note(500, 0);
+        recent.note(20, RECENT_MISSES - 1);
+        assert_eq!(recent.most(), 500);
+        recent.note(30, RECENT_MISSES);
+        assert_eq!(recent.most(), 500, "the stretch before counts too");
+        recent.note(10, 2 * RECENT_MISSES);
+        assert_eq!(recent.most(), 30);
+        recent.note(10, 9 * RECENT_MISSES);
+        assert_eq!(recent.most(), 10, "what was long ago does not count, though nobody asked since");
     }
 
     #[test]

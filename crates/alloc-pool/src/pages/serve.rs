@@ -169,6 +169,7 @@ impl<P: MemoryProvider> Inner<P> {
         pages.begin(situation.untouchable);
         pages.scratch.found.clear();
         pages.count(arena, &mut locked.own);
+        pages.note_want(arena, ask.units);
         pages.find_free(&locked.own, arena, ask.tag);
         for (index, state) in &mut locked.others {
             pages.count(*index, state);
