@@ -132,7 +132,7 @@ struct Scratch {
     found: Vec<u32>,
     prices: Vec<plan::Price>,
     runs: Vec<plan::Run>,
-    holes: Vec<u32>,
+    gaps: Vec<plan::Gap>,
     steps: Vec<supply::Step>,
     attached: Vec<u32>,
 }

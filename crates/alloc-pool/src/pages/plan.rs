@@ -3,11 +3,16 @@
 //! Everything between two used blocks is looked at: free memory, stale views, unmapped addresses. A granule that is
 //! active costs nothing, a stale view whose handle is free costs bookkeeping, all else costs calls to the backend.
 
+use std::cmp::Reverse;
+use std::ops::Range;
+
 use super::{NONE, Pages, Place};
-use crate::placement::heap::{Ask, Heap, Kind, NIL, Tag};
+use crate::placement::heap::{Ask, Heap, Kind, NIL, Node, Tag};
 
 /// What a granule costs that is not active, in tenths of one mapping.
 const STALE_FREE: u64 = 1;
+/// The least of all.
+const LEAST: u64 = STALE_FREE;
 const STALE_FREE_ELSEWHERE_BUSY: u64 = 4;
 const UNMAPPED: u64 = 10;
 pub(super) const STALE_TAKEN: u64 = 14;
@@ -45,6 +50,8 @@ pub(super) struct Placement {
 /// What a granule of a handle costs where the handle is not active.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Price {
+    /// The search that it was found out for.
+    search: u64,
     active: Option<Place>,
     granules: u32,
     stale: u64,
@@ -92,27 +99,39 @@ fn split_runs(runs: &mut Vec<Run>, granule: u64) -> usize {
 }
 
 /// A run of nodes with nothing used among them.
-struct Gap {
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gap {
+    /// Its place among all.
+    number: u32,
     first: u32,
     start: u64,
     end: u64,
+    /// As many granules as there is active memory in, and no fewer.
+    active: u64,
 }
 
 /// The gap around a hole, or `None` if an earlier hole of the same gap stands for it.
-fn gap_around(heap: &Heap, hole: u32) -> Option<Gap> {
+fn gap_around(heap: &Heap, hole: u32, granule_units: u32) -> Option<Gap> {
     let at = |index: u32| heap.node(index);
-    let mut first = hole;
+    let shift = granule_units.trailing_zeros();
+    let active_in = |node: &Node| match node.kind {
+        Kind::Free => ((node.end() + u64::from(granule_units) - 1) >> shift) - u64::from(node.start >> shift),
+        _ => 0,
+    };
+    let (mut first, mut active) = (hole, 0);
     while let Some(prev) = at(at(first)?.prev).filter(|node| node.kind != Kind::Used) {
         if prev.kind == Kind::Hole {
             return None;
         }
+        active += active_in(prev);
         first = at(first)?.prev;
     }
     let mut last = at(hole)?;
     while let Some(next) = at(last.next).filter(|node| node.kind != Kind::Used) {
+        active += active_in(next);
         last = next;
     }
-    Some(Gap { first, start: u64::from(at(first)?.start), end: last.end() })
+    Some(Gap { number: 0, first, start: u64::from(at(first)?.start), end: last.end(), active })
 }
 
 impl<T> Pages<T> {
@@ -124,24 +143,32 @@ impl<T> Pages<T> {
         ask: Ask,
         supply: Supply,
     ) -> Option<Placement> {
-        self.price_handles(ask.tag, supply);
-        let mut holes = std::mem::take(&mut self.scratch.holes);
-        holes.clear();
-        heap.for_each_hole(|index, _| holes.push(index));
-        let mut best: Option<(u64, u64, Placement)> = None;
-        for &hole in &holes {
-            let Some(gap) = gap_around(heap, hole).filter(|gap| gap.end - gap.start >= u64::from(ask.units)) else {
-                continue;
-            };
-            if let Some((cost, start)) = self.cheapest_in(heap, arena, &gap, ask, supply) {
-                let key = (cost, gap.end - gap.start);
-                if best.as_ref().is_none_or(|(cost, size, _)| key < (*cost, *size)) {
-                    best = Some((key.0, key.1, Placement { first: gap.first, start }));
+        let mut gaps = std::mem::take(&mut self.scratch.gaps);
+        gaps.clear();
+        heap.for_each_hole(|hole, _| {
+            let gap = gap_around(heap, hole, self.granule_units);
+            if let Some(gap) = gap.filter(|gap| gap.end - gap.start >= u64::from(ask.units)) {
+                gaps.push(Gap { number: gaps.len() as u32, ..gap });
+            }
+        });
+        // Those with most memory first: what all others cost at least is soon more than the best that was found.
+        gaps.sort_unstable_by_key(|gap| (Reverse(gap.active), gap.number));
+        let need = u64::from(ask.units.div_ceil(self.granule_units));
+        let mut best: Option<(u64, u64, u32, Placement)> = None;
+        for gap in &gaps {
+            let least = need.saturating_sub(gap.active) * LEAST;
+            if best.as_ref().is_some_and(|(cost, ..)| least > *cost) {
+                break;
+            }
+            if let Some((cost, start)) = self.cheapest_in(heap, arena, gap, ask, supply) {
+                let (size, number) = (gap.end - gap.start, gap.number);
+                if best.as_ref().is_none_or(|best| (cost, size, number) < (best.0, best.1, best.2)) {
+                    best = Some((cost, size, number, Placement { first: gap.first, start }));
                 }
             }
         }
-        self.scratch.holes = holes;
-        best.map(|(_, _, placement)| placement)
+        self.scratch.gaps = gaps;
+        best.map(|(.., placement)| placement)
     }
 
     fn cheapest_in(&mut self, heap: &Heap, arena: u32, gap: &Gap, ask: Ask, supply: Supply) -> Option<(u64, u32)> {
@@ -155,7 +182,7 @@ impl<T> Pages<T> {
         // Past the last mapped granule all addresses are alike, so one placement there is enough.
         let high = ceiling(gap.end).min(mapped.max(low) + ceiling(units + align) + 1);
         let mut runs = std::mem::take(&mut self.scratch.runs);
-        self.find_runs(arena, low, high, supply, &mut runs);
+        self.find_runs((arena, ask.tag), low..high, supply, &mut runs);
         self.add_waits(heap, gap, ask, supply, &mut runs, high);
         let mut sum = 0;
         for index in 0..runs.len() {
@@ -197,30 +224,34 @@ impl<T> Pages<T> {
         best.and_then(|(cost, start)| Some((cost, u32::try_from(start).ok()?)))
     }
 
-    /// What a granule of each handle's stale views costs. Handles have many views, and are far apart in memory.
-    fn price_handles(&mut self, tag: Tag, supply: Supply) {
-        let mut prices = std::mem::take(&mut self.scratch.prices);
-        prices.clear();
-        prices.extend(self.handles.iter().enumerate().map(|(index, handle)| {
-            let stale = match handle.active {
-                _ if handle.leaked => FORBIDDEN,
-                None if self.is_out_of_reach(index as u32, tag) => supply.stale_taken,
+    /// What a granule of the handle's stale views costs. Found out once for each search: handles have many views, and
+    /// are far apart in memory.
+    fn price(&self, prices: &mut [Price], handle: u32, tag: Tag, supply: Supply) -> Price {
+        let known = &mut prices[handle as usize];
+        if known.search != self.search {
+            let at = &self.handles[handle as usize];
+            let stale = match at.active {
+                _ if at.leaked => FORBIDDEN,
+                None if self.is_out_of_reach(handle, tag) => supply.stale_taken,
                 None => STALE_FREE,
-                Some(_) if handle.found.search != self.search => supply.stale_taken,
-                Some(_) if handle.found.busy => STALE_FREE_ELSEWHERE_BUSY,
+                Some(_) if at.found.search != self.search => supply.stale_taken,
+                Some(_) if at.found.busy => STALE_FREE_ELSEWHERE_BUSY,
                 Some(_) => STALE_FREE,
             };
-            Price { active: handle.active, granules: handle.granules, stale }
-        }));
-        self.scratch.prices = prices;
+            *known = Price { search: self.search, active: at.active, granules: at.granules, stale };
+        }
+        *known
     }
 
-    /// What the granules from `low` to `high` cost.
-    fn find_runs(&self, arena: u32, low: u64, high: u64, supply: Supply, runs: &mut Vec<Run>) {
+    /// What the granules of a range cost.
+    fn find_runs(&mut self, (arena, tag): (u32, Tag), range: Range<u64>, supply: Supply, runs: &mut Vec<Run>) {
         runs.clear();
+        let mut prices = std::mem::take(&mut self.scratch.prices);
+        // No search has this number.
+        prices.resize(self.handles.len(), Price { search: 0, active: None, granules: 0, stale: 0 });
         let views = &self.arenas[arena as usize];
         let mapped = views.views.len() as u64;
-        let mut granule = low;
+        let (mut granule, high) = (range.start, range.end);
         while granule < high {
             let view = views.view(granule as u32);
             let (cost, end) = if view.handle == NONE {
@@ -230,7 +261,7 @@ impl<T> Pages<T> {
                 let open = end >= mapped;
                 (if open || end - granule >= u64::from(supply.smallest_piece) { UNMAPPED } else { GAP_TOO_SMALL }, end)
             } else {
-                let price = &self.scratch.prices[view.handle as usize];
+                let price = self.price(&mut prices, view.handle, tag, supply);
                 let here = Place { arena, granule: granule as u32 - view.offset };
                 let cost = if price.active == Some(here) { 0 } else { price.stale };
                 (cost, u64::from(here.granule + price.granules).min(high))
@@ -240,6 +271,7 @@ impl<T> Pages<T> {
             }
             granule = end;
         }
+        self.scratch.prices = prices;
     }
 
     /// Adds what it costs to wait for the streams that still use free memory in the gap.

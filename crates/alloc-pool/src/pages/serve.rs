@@ -175,7 +175,6 @@ impl<P: MemoryProvider> Inner<P> {
             pages.count(*index, state);
             pages.find_free(state, *index, ask.tag);
         }
-        pages.sort_found(arena);
         pages.note_thrashing();
         let used = pages.used_units() + u64::from(ask.units);
         let may_lend = matches!(reach, Reach::All) && self.may_lend(pages, &locked, ask);
@@ -339,7 +338,7 @@ impl<P: MemoryProvider> Inner<P> {
             let first = locked.own.heap.containing(ANYWHERE, start);
             locked.own.heap.claim(first, start, ask).0
         };
-        let roomy = pages.found_of_at_least(need, ask.tag);
+        let roomy = pages.found_of_at_least(arena, need, ask.tag);
         if let Some(handle) = roomy.filter(|_| growth < need) {
             let stale = pages.handles[handle as usize].views.iter().find(|place| place.arena == arena).copied();
             let place = match stale {

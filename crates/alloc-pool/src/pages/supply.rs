@@ -1,10 +1,12 @@
 //! The supply of pages for a miss: free handles are found, taken from where they are, and attached where they are
 //! needed, in the books; the calls to the backend that this means are noted as steps.
 
+use std::cmp::Reverse;
+
 use alloc_core::Address;
 
 use super::serve::Failure;
-use super::{Found, NONE, Pages, Place};
+use super::{Found, Handle, NONE, Pages, Place};
 use crate::arena::{self, ArenaState};
 use crate::notes::Note;
 use crate::placement::heap::{Kind, Tag, TagSet, own_set};
@@ -92,14 +94,10 @@ impl<T> Pages<T> {
         }
     }
 
-    /// Orders what was found: the arena's own first, then idle ones, the highest address first.
-    pub(super) fn sort_found(&mut self, arena: u32) {
-        let handles = &self.handles;
-        self.scratch.found.sort_unstable_by_key(|&index| {
-            let handle = &handles[index as usize];
-            let place = handle.active.unwrap_or(Place { arena, granule: 0 });
-            (handle.found.busy, place.arena != arena, std::cmp::Reverse(place.granule))
-        });
+    /// Which of several found handles goes first: the arena's own, then the one at the highest address.
+    fn precedence(&self, handle: &Handle<T>, arena: u32) -> (bool, Reverse<u32>) {
+        let place = handle.active.unwrap_or(Place { arena, granule: 0 });
+        (place.arena != arena, Reverse(place.granule))
     }
 
     /// Granules of the smallest piece at hand.
@@ -118,12 +116,17 @@ impl<T> Pages<T> {
         self.scratch.attached.clear();
     }
 
-    /// The smallest free handle of at least `granules`.
-    pub(super) fn found_of_at_least(&self, granules: u32, tag: Tag) -> Option<u32> {
-        let listed = self.idle.iter().chain(&self.scratch.found).copied();
-        listed
-            .filter(|&handle| self.handles[handle as usize].granules >= granules && !self.is_out_of_reach(handle, tag))
-            .min_by_key(|&handle| self.handles[handle as usize].granules)
+    /// The smallest free handle of at least `granules`, an idle one if there is any as small.
+    pub(super) fn found_of_at_least(&self, arena: u32, granules: u32, tag: Tag) -> Option<u32> {
+        let at = |index: u32| &self.handles[index as usize];
+        let will_do = |&index: &u32| at(index).granules >= granules && !self.is_out_of_reach(index, tag);
+        let idle = self.idle.iter().copied().filter(will_do).min_by_key(|&index| at(index).granules);
+        let found = self.scratch.found.iter().copied().filter(will_do);
+        let found = found.min_by_key(|&index| {
+            let handle = at(index);
+            (handle.granules, handle.found.busy, self.precedence(handle, arena))
+        });
+        idle.into_iter().chain(found).min_by_key(|&index| at(index).granules)
     }
 
     /// How many unmapped granules follow from `place` on, up to `most`.
@@ -208,7 +211,11 @@ impl<T> Pages<T> {
                 let over = handle.granules > need;
                 let rank = if over { i64::from(handle.granules) } else { -i64::from(handle.granules) };
                 let key = (handle.found.busy && !idle_only, over, rank);
-                if best.is_none_or(|(_, least)| key < least) {
+                let goes_before = |other: u32| {
+                    let precedence = |handle| self.precedence(handle, locked.own_index);
+                    !idle_only && precedence(handle) < precedence(&self.handles[other as usize])
+                };
+                if best.is_none_or(|(other, least)| key < least || (key == least && goes_before(other))) {
                     best = Some((index, key));
                 }
             }
