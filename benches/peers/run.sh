@@ -10,6 +10,9 @@
 # one folder) are in the folder that RMM_ROOT names, in the folder `rmm` beside this script, or among Python's packages.
 # Their programs are built with c++ (CXX names another) and the headers of a CUDA toolkit (CUDA_HOME names it).
 # PEERS_OURS names the pool's program, PEERS_BUILD a folder for what is built.
+#
+# All take turns, workload by workload and recording by recording, with the pool before, among and after its peers: a
+# machine that others use too changes its pace within minutes.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -38,7 +41,7 @@ while [ $# -gt 0 ]; do
     --cpu) backend=cpu ;;
     --bench)
         [ $# -ge 2 ] || usage
-        benches="$benches --bench $2"
+        benches="$benches $2"
         shift
         ;;
     --out)
@@ -67,7 +70,7 @@ csv=$build/traces
 run() {
     name=$1
     shift
-    say "running $name"
+    say "$bench $recording: $name"
     started=$(date +%s)
     code=0
     if command -v timeout >/dev/null 2>&1; then
@@ -84,16 +87,26 @@ run() {
     fi
 }
 
+# Runs one program, by the name that its results carry, on the workload and the recordings at hand.
 # shellcheck disable=SC2086 # lists of words
-run_ours() {
-    run "$1" "$ours" --backend $backend $quick $benches --trace "$traces"/*.csv.zst
+run_one() {
+    case $1 in
+    alloc-pool) run "$1" "$ours" --backend $backend $quick --bench $bench --trace "$traces"/$recording.csv.zst ;;
+    heap) run_peer "$1" "$build/heap" ;;
+    torch) run_peer "$1" env -u PYTORCH_CUDA_ALLOC_CONF -u PYTORCH_ALLOC_CONF "$build/torch" torch ;;
+    torch-expandable)
+        run_peer "$1" env -u PYTORCH_ALLOC_CONF PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True \
+            "$build/torch" torch-expandable
+        ;;
+    rmm-*) run_peer "$1" env "LD_LIBRARY_PATH=$libraries:${LD_LIBRARY_PATH:-}" "$build/rmm" "${1#rmm-}" ;;
+    esac
 }
 
 # shellcheck disable=SC2086
 run_peer() {
     name=$1
     shift
-    run "$name" "$@" $quick $benches --trace "$csv"/*.csv
+    run "$name" "$@" $quick --bench $bench --trace "$csv"/$recording.csv
 }
 
 # Builds a program; false, with a word about it, if that does not work.
@@ -137,9 +150,7 @@ peers_of_torch() {
     say "PyTorch $(python3 -c 'import torch; print(getattr(torch, "__version__", "of unknown version"))') in $torch"
     compile torch -isystem "$torch/include" -isystem "$cuda_include" -L"$torch/lib" -Wl,--no-as-needed -lc10 \
         -lc10_cuda "$cudart" "-Wl,-rpath,$torch/lib" "-Wl,-rpath,$(dirname "$cudart")" || return 0
-    run_peer torch env -u PYTORCH_CUDA_ALLOC_CONF -u PYTORCH_ALLOC_CONF "$build/torch" torch
-    run_peer torch-expandable env -u PYTORCH_ALLOC_CONF PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True \
-        "$build/torch" torch-expandable
+    everyone="$everyone torch torch-expandable alloc-pool"
 }
 
 peers_of_rmm() {
@@ -161,21 +172,29 @@ peers_of_rmm() {
         -isystem "$rmm/rapids_logger/include" -isystem "$cuda_include" -Wl,--no-as-needed \
         "$rmm/librmm/lib64/librmm.so" "$rmm/rapids_logger/lib64/librapids_logger.so" "$cudart" \
         "-Wl,-rpath,$(dirname "$cudart")" || return 0
-    for resource in pool arena async; do
-        run_peer "rmm-$resource" env "LD_LIBRARY_PATH=$libraries:${LD_LIBRARY_PATH:-}" "$build/rmm" "$resource"
-    done
+    everyone="$everyone rmm-pool rmm-arena rmm-async alloc-pool"
 }
 
-# The pool runs first and last, so that a machine that grows slower or faster shows.
-run_ours "the pool"
+everyone=alloc-pool
+libraries=
 if [ $backend = cpu ]; then
-    if compile heap; then run_peer heap "$build/heap"; fi
+    if compile heap; then everyone="$everyone heap alloc-pool"; fi
 elif find_cuda; then
     peers_of_torch
     peers_of_rmm
 fi
-run_ours "the pool again"
+[ -n "$benches" ] || benches="replay pair churn random threads producer_consumer larson xmalloc"
+for bench in $benches; do
+    recordings='*'
+    if [ "$bench" = replay ]; then recordings=$(cd "$csv" && for file in *.csv; do echo "${file%.csv}"; done); fi
+    set -f # a star stands for all recordings
+    for recording in $recordings; do
+        set +f
+        for program in $everyone; do run_one "$program"; done
+    done
+    set +f
+done
 say "the results are in $out"
 "$ours" --table "$out"
 [ -z "$failed" ] || say "failed at least once:${failed%,}"
-case $failed in *" the pool"*) exit 1 ;; esac
+case $failed in *" alloc-pool"*) exit 1 ;; esac
