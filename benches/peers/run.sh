@@ -11,8 +11,9 @@
 # Their programs are built with c++ (CXX names another) and the headers of a CUDA toolkit (CUDA_HOME names it).
 # PEERS_OURS names the pool's program, PEERS_BUILD a folder for what is built.
 #
-# All take turns, workload by workload and recording by recording, with the pool before, among and after its peers: a
-# machine that others use too changes its pace within minutes.
+# All take turns, workload by workload and recording by recording: a machine that others use too changes its pace within
+# seconds. What one thread does takes three turns (two where it takes long), of which the fastest counts; else the pool
+# runs before, among and after its peers.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -150,7 +151,7 @@ peers_of_torch() {
     say "PyTorch $(python3 -c 'import torch; print(getattr(torch, "__version__", "of unknown version"))') in $torch"
     compile torch -isystem "$torch/include" -isystem "$cuda_include" -L"$torch/lib" -Wl,--no-as-needed -lc10 \
         -lc10_cuda "$cudart" "-Wl,-rpath,$torch/lib" "-Wl,-rpath,$(dirname "$cudart")" || return 0
-    everyone="$everyone torch torch-expandable alloc-pool"
+    peers="$peers torch torch-expandable"
 }
 
 peers_of_rmm() {
@@ -172,13 +173,26 @@ peers_of_rmm() {
         -isystem "$rmm/rapids_logger/include" -isystem "$cuda_include" -Wl,--no-as-needed \
         "$rmm/librmm/lib64/librmm.so" "$rmm/rapids_logger/lib64/librapids_logger.so" "$cudart" \
         "-Wl,-rpath,$(dirname "$cudart")" || return 0
-    everyone="$everyone rmm-pool rmm-arena rmm-async alloc-pool"
+    peers="$peers rmm-pool rmm-arena rmm-async"
 }
 
-everyone=alloc-pool
+# Everyone's turns at a workload.
+turns_at() {
+    if [ -n "$quick" ]; then
+        echo "alloc-pool $peers alloc-pool"
+        return
+    fi
+    case $1 in
+    replay | pair | churn) echo "alloc-pool $peers alloc-pool $peers alloc-pool $peers" ;;
+    random) echo "alloc-pool $peers alloc-pool $peers" ;;
+    *) echo "alloc-pool $peers" | sed 's/ rmm-pool/ alloc-pool&/; s/$/ alloc-pool/' ;;
+    esac
+}
+
+peers=
 libraries=
 if [ $backend = cpu ]; then
-    if compile heap; then everyone="$everyone heap alloc-pool"; fi
+    if compile heap; then peers=heap; fi
 elif find_cuda; then
     peers_of_torch
     peers_of_rmm
@@ -190,9 +204,8 @@ for bench in $benches; do
     set -f # a star stands for all recordings
     for recording in $recordings; do
         set +f
-        for program in $everyone; do run_one "$program"; done
+        for program in $(turns_at "$bench"); do run_one "$program"; done
     done
-    set +f
 done
 say "the results are in $out"
 "$ours" --table "$out"
