@@ -21,7 +21,7 @@ pub struct PoolConfig {
     /// [`trim`](alloc_core::DeviceAllocator::trim) or until memory runs out. Environment: `ALLOC_POOL_RELEASE_THRESHOLD`.
     pub release_threshold: Option<u64>,
     /// How far physical memory may grow past the peak of bytes in use before free pages are moved instead, as a
-    /// fraction of that peak. Default: 0.02. Environment: `ALLOC_POOL_GROWTH_SLACK`.
+    /// fraction of that peak. Default: 0.0195. Environment: `ALLOC_POOL_GROWTH_SLACK`.
     pub growth_slack: f64,
     /// How much further, as a fraction of the same peak, for a pool that keeps moving pages: more than one byte in 500
     /// that it allocates. Default: 0.02. Environment: `ALLOC_POOL_GROWTH_SLACK_MOVING`.
@@ -33,7 +33,8 @@ pub struct PoolConfig {
     /// Physical memory is created in pieces of the peak of bytes in use divided by this, so that pieces grow with the
     /// pool. Default: 192. Environment: `ALLOC_POOL_PIECES_PER_PEAK`.
     pub pieces_per_peak: u32,
-    /// The largest piece in bytes. Default: 16 MiB. Environment: `ALLOC_POOL_MAX_PIECE`.
+    /// The largest piece in bytes; those of a block of more than 16 pieces may be three times as large. Default: 16 MiB.
+    /// Environment: `ALLOC_POOL_MAX_PIECE`.
     pub max_piece: u64,
     /// Address space reserved for each arena, in bytes, if the backend maps pages; rounded up to a power of two and
     /// halved as long as the system refuses. Default: eight times the device's memory. At most 2 TiB.
@@ -54,7 +55,7 @@ impl Default for PoolConfig {
         Self {
             limit: None,
             release_threshold: None,
-            growth_slack: 0.02,
+            growth_slack: 0.0195,
             growth_slack_moving: 0.02,
             growth_slack_thrashing: 1.0,
             pieces_per_peak: 192,

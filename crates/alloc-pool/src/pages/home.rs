@@ -113,7 +113,7 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
     /// In the first the pool fills up, in the others it finds out what to lend where.
-    const ROUNDS_UNTIL_REST: usize = 3;
+    const ROUNDS_UNTIL_REST: usize = 5;
 
     /// Blocks of many sizes come and go; then one takes most of what is free, and the pool is as full as it gets.
     fn round(pool: &Pool<SimulatedProvider>, seed: u64) -> Result<(), Box<dyn Error>> {

@@ -74,6 +74,10 @@ enum Reach {
     All,
 }
 
+/// A block of more pieces than this gets larger ones, at most so many times as large.
+const PIECES_OF_A_BLOCK: u32 = 16;
+const LARGER_PIECES: u32 = 3;
+
 impl<P: MemoryProvider> Inner<P> {
     /// A used node of the arena for the request, with memory behind all of it that `stream` may use. The `busy`
     /// streams are known not to be idle. A `frugal` pool does not grow past its budget unless its peak rises.
@@ -280,7 +284,7 @@ impl<P: MemoryProvider> Inner<P> {
     ) -> Result<u32, (Option<u32>, Failure)> {
         let arena = locked.own_index;
         let mut growth = growth;
-        let piece = self.piece_granules(pages, locked);
+        let piece = self.piece_granules_for(ask, pages, locked);
         let supply = Supply {
             smallest_piece: pages.smallest_piece(growth),
             wait: if growth > 0 { plan::BUSY_BUT_MAY_GROW } else { plan::BUSY },
@@ -374,6 +378,14 @@ impl<P: MemoryProvider> Inner<P> {
             (pages.peak_units << UNIT_SHIFT) / u64::from(self.config.pieces_per_peak)
         };
         u32::try_from((bytes.min(self.config.max_piece) / pages.granule_bytes()).max(1)).unwrap_or(1)
+    }
+
+    /// The same for a block of many of them, which are larger: a call takes as long for a large piece as for a small
+    /// one, and so many lie side by side that no more are used in part.
+    fn piece_granules_for(&self, ask: Ask, pages: &Pages<P::Physical>, locked: &Locked<'_>) -> u32 {
+        let piece = self.piece_granules(pages, locked);
+        let part = ask.units.div_ceil(pages.granule_units) / PIECES_OF_A_BLOCK;
+        part.clamp(piece, piece.saturating_mul(LARGER_PIECES))
     }
 
     /// Makes the planned calls to the backend. On failure, the steps not made are taken out of the books.

@@ -177,7 +177,8 @@ impl Model {
         let provider = self.rig.provider.config();
         let room = self.config.limit.unwrap_or(provider.capacity);
         let piece = match provider.addressing {
-            Addressing::Mapped => room / u64::from(self.config.pieces_per_peak),
+            // A block of many pieces has larger ones.
+            Addressing::Mapped => 3 * room / u64::from(self.config.pieces_per_peak),
             Addressing::Segmented => room / u64::from(self.config.pieces_per_peak) + 6 * crate::support::MIB,
         };
         piece.next_multiple_of(provider.granularity)
