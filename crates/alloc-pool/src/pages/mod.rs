@@ -39,7 +39,7 @@ struct Handle<T> {
     granules: u32,
     active: Option<Place>,
     /// Where it goes back to, if it is lent.
-    home: Option<Place>,
+    home: Option<Home>,
     views: Vec<Place>,
     /// The streams whose work may still touch it.
     users: TagSet,
@@ -47,6 +47,14 @@ struct Handle<T> {
     found: Found,
     /// Never to be used again, since whether work still touches it can't be known.
     leaked: bool,
+}
+
+/// Where a lent piece was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Home {
+    At(Place),
+    /// Active at no place, or not created yet.
+    Nowhere,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -252,7 +260,7 @@ impl<T> Pages<T> {
         }
         let handle = &mut self.handles[handle as usize];
         handle.views.retain(|view| *view != place);
-        handle.home = handle.home.filter(|home| *home != place);
+        handle.home = handle.home.filter(|home| *home != Home::At(place));
     }
 
     /// Makes the view at `place` the handle's active one, or none; returns which it was.

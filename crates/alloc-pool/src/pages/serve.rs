@@ -4,7 +4,7 @@ use alloc_core::{MemoryProvider, ProviderError, ProviderErrorKind, Stream};
 
 use super::plan::{self, ANYWHERE, Placement, Supply};
 use super::supply::{Locked, Step};
-use super::{NONE, Pages, Patience, Place};
+use super::{Home, NONE, Pages, Patience, Place};
 use crate::arena::{Addresses, Arena, is_for_slabs};
 use crate::notes::Note;
 use crate::placement::heap::{Ask, Kind, Tag, TagSet, own_set};
@@ -431,6 +431,7 @@ impl<P: MemoryProvider> Inner<P> {
                 let physical = self.driver.create(bytes)?;
                 pages.reserved.add(bytes);
                 let handle = pages.new_handle(physical, granules);
+                pages.handles[handle as usize].home = pages.lending.then_some(Home::Nowhere);
                 pages.add_view(handle, place);
                 pages.activate(handle, place);
                 pages.notes.push(Note::Grew { bytes, reserved: pages.reserved.current });

@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 use alloc_core::Address;
 
 use super::serve::Failure;
-use super::{Found, Handle, NONE, Pages, Place};
+use super::{Found, Handle, Home, NONE, Pages, Place};
 use crate::arena::{self, ArenaState};
 use crate::notes::Note;
 use crate::placement::heap::{Kind, Tag, TagSet, own_set};
@@ -175,10 +175,13 @@ impl<T> Pages<T> {
             handle.users = users;
             handle.found.search = 0;
             if self.lending {
-                handle.home.get_or_insert(place);
+                handle.home.get_or_insert(Home::At(place));
             }
             self.set_active(index, None);
         } else {
+            if self.lending {
+                handle.home.get_or_insert(Home::Nowhere);
+            }
             self.unlist_idle(index);
         }
         self.in_the_way |= self.handles[index as usize].users & !own_set(tag);
@@ -241,7 +244,7 @@ impl<T> Pages<T> {
     pub(super) fn activate(&mut self, handle: u32, place: Place) {
         // What was lent before stays so, whoever has it next: the round to come is to start like this one.
         let home = &mut self.handles[handle as usize].home;
-        *home = home.filter(|&home| home != place);
+        *home = home.filter(|&home| home != Home::At(place));
         self.set_active(handle, Some(place));
         self.scratch.attached.push(handle);
     }
