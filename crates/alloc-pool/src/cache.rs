@@ -270,7 +270,7 @@ impl StreamCache {
     }
 
     /// Takes the older half of a class's blocks out or, if the thread only releases, all of them. Whether that is so.
-    pub(crate) fn halve(&mut self, class: usize, out: &mut Batch) -> bool {
+    pub(crate) fn shed(&mut self, class: usize, out: &mut Batch) -> bool {
         let only_releases = self.only_releases();
         let keep = if only_releases { 0 } else { self.bins[class].len / 2 };
         self.take_oldest(class, keep, out);

@@ -322,6 +322,7 @@ pub fn a_remote_release_is_seen_by_who_takes_it() {
 pub fn every_remote_release_is_taken_once() {
     loom::model(|| {
         let releases = Arc::new(RemoteReleases::new());
+        releases.turn_on();
         let nodes = [NODE, NODE + 1];
         for node in nodes {
             releases.announce(Living { node, ..living(1) });

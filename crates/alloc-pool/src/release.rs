@@ -160,7 +160,7 @@ impl<P: MemoryProvider> Inner<P> {
         self.give_to_slabs(&mut batch);
         if cache::with(key, |cache| cache.is_full()) == Some(true) {
             for class in 0..CLASSES {
-                let only_releases = cache::with(key, |cache| cache.halve(class, &mut batch));
+                let only_releases = cache::with(key, |cache| cache.shed(class, &mut batch));
                 if only_releases == Some(true) {
                     self.hand_over(class, tag, &mut batch);
                 }

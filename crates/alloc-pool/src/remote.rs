@@ -170,8 +170,9 @@ impl RemoteReleases {
     /// Whether any were released since they were last taken.
     #[inline(always)]
     pub(crate) fn has_any(&self) -> bool {
-        self.tray.0.iter().any(|place| place.load(Ordering::Relaxed) != NIL)
-            || self.releasing.chain.load(Ordering::Relaxed) != NIL
+        self.is_on()
+            && (self.tray.0.iter().any(|place| place.load(Ordering::Relaxed) != NIL)
+                || self.releasing.chain.load(Ordering::Relaxed) != NIL)
     }
 
     /// Hands all released nodes to `take`. Called under the arena's lock.
@@ -257,6 +258,7 @@ mod tests {
     #[test]
     fn a_block_is_released_once_by_its_own_name_and_stream() {
         let remote = RemoteReleases::new();
+        remote.turn_on();
         let one = living(300, 5);
         let name = (one.node, one.generation);
         assert!(!remote.release(block(one), name, one.home), "nothing is announced");
@@ -278,6 +280,7 @@ mod tests {
     #[test]
     fn all_that_was_released_is_taken() {
         let remote = RemoteReleases::new();
+        remote.turn_on();
         for node in 0..1000 {
             remote.announce(living(node, 1));
         }
@@ -301,6 +304,7 @@ mod tests {
     #[test]
     fn a_stream_that_is_gone_releases_nothing() {
         let remote = RemoteReleases::new();
+        remote.turn_on();
         let one = living(3, 9);
         remote.announce(one);
         remote.disown(one.home, Stream::with_identity(u64::MAX, u64::MAX));
