@@ -84,21 +84,8 @@ impl Heap {
             complete: Box::new([0; TAGS]),
             seen: 0,
         };
-        let node = heap.new_node(Node {
-            start: 0,
-            units,
-            prev: NIL,
-            next: NIL,
-            link_prev: NIL,
-            link_next: NIL,
-            generation: 0,
-            kind: Kind::Vacant,
-            tag: 0,
-            users: 0,
-            stamp: 0,
-            slack: 0,
-            home: Stream::DEFAULT,
-        });
+        let node = heap.vacant_node();
+        heap.nodes[node as usize].units = units;
         heap.become_kind(node, Kind::Hole);
         heap
     }
@@ -448,39 +435,37 @@ impl Heap {
         }
     }
 
+    /// An entry that is free for reuse. Its generation goes on, and all else that matters to its next kind is to be set.
     #[inline(always)]
-    fn new_node(&mut self, node: Node) -> u32 {
+    fn vacant_node(&mut self) -> u32 {
         if self.vacant != NIL {
             let index = self.vacant;
-            let place = &mut self.nodes[index as usize];
-            self.vacant = place.next;
-            *place = Node { generation: place.generation, ..node };
+            self.vacant = self.nodes[index as usize].next;
             return index;
         }
-        self.nodes.push(node);
+        self.nodes.push(Node::VACANT);
         self.nodes.len() as u32 - 1
     }
 
     /// Cuts a node that is in no list after `units`; returns the new node behind it, also in no list.
     #[inline(always)]
     fn split(&mut self, index: u32, units: u32) -> u32 {
-        let node = &self.nodes[index as usize];
-        let next = node.next;
-        let rest = Node {
-            start: node.start + units,
-            units: node.units - units,
-            prev: index,
-            kind: Kind::Vacant,
-            generation: 0,
-            ..*node
-        };
-        let rest = self.new_node(rest);
+        let rest = self.vacant_node();
+        let node = &mut self.nodes[index as usize];
+        let Node { start, units: all, next, users, stamp, .. } = *node;
+        node.units = units;
+        node.next = rest;
+        // Field by field: a whole node would be put together elsewhere and copied.
+        let place = &mut self.nodes[rest as usize];
+        place.start = start + units;
+        place.units = all - units;
+        place.prev = index;
+        place.next = next;
+        place.users = users;
+        place.stamp = stamp;
         if next != NIL {
             self.nodes[next as usize].prev = rest;
         }
-        let node = &mut self.nodes[index as usize];
-        node.units = units;
-        node.next = rest;
         rest
     }
 

@@ -61,6 +61,23 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// An entry that was never used.
+    pub(crate) const VACANT: Self = Self {
+        start: 0,
+        units: 0,
+        prev: NIL,
+        next: NIL,
+        link_prev: NIL,
+        link_next: NIL,
+        generation: 0,
+        kind: Kind::Vacant,
+        tag: 0,
+        users: 0,
+        stamp: 0,
+        slack: 0,
+        home: Stream::DEFAULT,
+    };
+
     /// The bytes that a used node's block was asked to have.
     #[inline]
     pub(crate) fn requested(&self) -> u64 {
