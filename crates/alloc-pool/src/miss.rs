@@ -3,7 +3,7 @@
 use alloc_core::{AllocError, AllocatorEvent, MemoryProvider, OutOfMemory, Stream, pressure};
 
 use crate::cache::{self, Batch};
-use crate::pages::{Failure, Patience};
+use crate::pages::{Failure, Means, Patience};
 use crate::placement::heap::{Ask, TagSet, own_set};
 use crate::placement::units::{CLASSES, UNIT_SHIFT};
 use crate::pool::Inner;
@@ -18,6 +18,9 @@ pub(crate) enum Purpose {
 /// How often other pools, and callbacks, are asked for memory before a request fails.
 const MAX_RELIEFS: u32 = 16;
 const MAX_CALLBACKS: u32 = 64;
+
+/// The stage at which free memory goes back to the device, for memory where it is needed.
+const GIVE_BACK: u32 = 3;
 
 /// What was tried to free memory.
 #[derive(Debug, Default)]
@@ -54,11 +57,11 @@ impl<P: MemoryProvider> Inner<P> {
         }
         self.begin_round(arena, stream);
         let mut remedies = Remedies { capturing, ..Remedies::default() };
-        let mut frugal = !capturing;
+        let mut means = Means { frugal: !capturing, device_is_full: false };
         loop {
             let served = {
                 let mut pages = self.lock_pages();
-                let served = self.serve(&mut pages, arena, (stream, ask), std::mem::take(&mut busy), frugal);
+                let served = self.serve(&mut pages, arena, (stream, ask), std::mem::take(&mut busy), means);
                 self.defer_notes(&mut pages);
                 served
             };
@@ -68,9 +71,13 @@ impl<P: MemoryProvider> Inner<P> {
                 Err(Failure::Provider(error)) => return Err(AllocError::Provider(error)),
                 Err(Failure::Budget) => {
                     // What is kept for small blocks may be what is missing.
-                    frugal = false;
+                    means.frugal = false;
                     cache::drain(self.number);
                     self.free_empty_slabs();
+                    continue;
+                }
+                Err(Failure::Memory) if !means.device_is_full && (capturing || remedies.stage >= GIVE_BACK) => {
+                    means.device_is_full = true;
                     continue;
                 }
                 Err(Failure::Limit) => remedies.limited = true,
@@ -166,9 +173,9 @@ impl<P: MemoryProvider> Inner<P> {
                     self.free_empty_slabs();
                     true
                 }
-                2 | 3 if tried.capturing => false,
+                2 | GIVE_BACK if tried.capturing => false,
                 2 => self.wait_for_parked(),
-                3 => {
+                GIVE_BACK => {
                     let mut pages = self.lock_pages();
                     let keep = pages.reserved.current.saturating_sub(needed.saturating_add(self.granularity));
                     let given = self.give_back(&mut pages, keep, Patience::Wait);
@@ -182,7 +189,7 @@ impl<P: MemoryProvider> Inner<P> {
                         !tried.limited && !tried.capturing && pressure::relieve(self.device, needed, asking) > 0;
                     if freed && tried.reliefs < MAX_RELIEFS {
                         tried.reliefs += 1;
-                        tried.stage = 3;
+                        tried.stage = GIVE_BACK;
                     }
                     freed
                 }

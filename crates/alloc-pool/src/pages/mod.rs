@@ -19,7 +19,7 @@ use crate::placement::heap::TagSet;
 
 pub use breakdown::Breakdown;
 pub(crate) use give_back::Patience;
-pub(crate) use serve::Failure;
+pub(crate) use serve::{Failure, Means};
 
 /// No handle.
 const NONE: u32 = u32::MAX;

@@ -66,6 +66,15 @@ impl Situation {
     }
 }
 
+/// What a miss may do for memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Means {
+    /// Not to grow past the budget unless the peak rises.
+    pub(crate) frugal: bool,
+    /// The device was found to have no memory left, so what is free is moved, whatever the budget allows.
+    pub(crate) device_is_full: bool,
+}
+
 /// Which arenas a miss looks at.
 #[derive(Clone, Debug)]
 enum Reach {
@@ -80,14 +89,14 @@ const LARGER_PIECES: u32 = 3;
 
 impl<P: MemoryProvider> Inner<P> {
     /// A used node of the arena for the request, with memory behind all of it that `stream` may use. The `busy`
-    /// streams are known not to be idle. A `frugal` pool does not grow past its budget unless its peak rises.
+    /// streams are known not to be idle.
     pub(crate) fn serve(
         &self,
         pages: &mut Pages<P::Physical>,
         arena: u32,
         (stream, ask): (Stream, Ask),
         busy: TagSet,
-        frugal: bool,
+        means: Means,
     ) -> Result<u32, Failure> {
         let untouchable = self.untouchable_tags(stream);
         let (peak_before, reserved_before) = (pages.peak_units, pages.reserved.current);
@@ -97,13 +106,14 @@ impl<P: MemoryProvider> Inner<P> {
         let mut served = Ok(None);
         if untouchable != TagSet::MAX && self.are_threads_apart() {
             let near = self.arenas_with_excess(pages, arena);
-            served = self.serve_within(pages, arena, (stream, ask), Reach::Near(near), (busy, untouchable), false);
+            let apart = Means { frugal: false, ..means };
+            served = self.serve_within(pages, arena, (stream, ask), Reach::Near(near), (busy, untouchable), apart);
         }
         // What the device has no room for may be free elsewhere.
         if matches!(served, Ok(None) | Err(Failure::Memory)) {
             pages.peak_units = peak_before;
             let reach = if untouchable == TagSet::MAX { Reach::Near(Vec::new()) } else { Reach::All };
-            served = self.serve_within(pages, arena, (stream, ask), reach, (busy, untouchable), frugal);
+            served = self.serve_within(pages, arena, (stream, ask), reach, (busy, untouchable), means);
         }
         match served {
             Ok(Some(node)) => {
@@ -141,7 +151,7 @@ impl<P: MemoryProvider> Inner<P> {
         (stream, ask): (Stream, Ask),
         reach: Reach,
         (busy, untouchable): (TagSet, TagSet),
-        frugal: bool,
+        means: Means,
     ) -> Result<Option<u32>, Failure> {
         let Some(own) = self.arena(arena) else { return Err(Failure::AddressSpace) };
         let others: Vec<u32> = match &reach {
@@ -183,11 +193,11 @@ impl<P: MemoryProvider> Inner<P> {
         let used = pages.used_units() + u64::from(ask.units);
         let may_lend = matches!(reach, Reach::All) && self.may_lend(pages, &locked, ask);
         pages.decide_to_lend(&mut locked, used, may_lend);
-        let frugal = frugal && used <= pages.peak_units;
+        let frugal = means.frugal && used <= pages.peak_units;
         pages.peak_units = pages.peak_units.max(used);
         let need = ask.units.div_ceil(pages.granule_units);
         // At the limit free pages are moved, whatever the budget would allow.
-        let may_hold = pages.granules_within(self.limit());
+        let may_hold = if means.device_is_full { 0 } else { pages.granules_within(self.limit()) };
         let growth = match &reach {
             Reach::Near(near) if !situation.capturing() => {
                 let excess = near.iter().fold(0, |sum: u32, &index| sum.saturating_add(pages.excess_granules(index)));

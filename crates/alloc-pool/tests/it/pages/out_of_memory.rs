@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use alloc_core::conformance::SimulatedConfig;
 use alloc_core::{
-    AllocError, AllocatorEvent, Device, DeviceAllocator, EventHook, Layout, OutOfMemory, ProviderErrorKind,
+    AllocError, AllocatorEvent, Block, Device, DeviceAllocator, EventHook, Layout, OutOfMemory, ProviderErrorKind,
 };
 use alloc_pool::PoolConfig;
 
@@ -27,7 +27,7 @@ fn small_device(pages: u64) -> (Rig, Arc<Failures>) {
     (Rig::new(SimulatedConfig { capacity: pages * PAGE, ..simulated() }, config), failures)
 }
 
-fn error_of(result: Result<alloc_core::Block, AllocError>) -> OutOfMemory {
+fn error_of(result: Result<Block, AllocError>) -> OutOfMemory {
     match result.unwrap_err() {
         AllocError::OutOfMemory(error) => *error,
         other => panic!("{other}"),
@@ -166,4 +166,36 @@ fn no_addresses_at_all_is_an_error_and_not_the_end() {
     let block = rig.take(PAGE, A);
     rig.give(block, A);
     rig.close();
+}
+
+/// As many blocks as fit in 16,000 MiB live, of up to 1,024 MiB each, on a device that has an eighth more: far more
+/// than what is free in one piece is always free in pieces, and those that are whole have to be moved.
+#[test]
+fn random_blocks_always_fit_a_device_an_eighth_larger_than_they_are() {
+    for seed in 1..3_u64 {
+        let rig = Rig::new(SimulatedConfig { capacity: 18_000 * MIB, ..simulated() }, PoolConfig::default());
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut random = |below: u64| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 16) % below
+        };
+        let (mut live, mut bytes): (Vec<Block>, u64) = (Vec::new(), 0);
+        for step in 0..8_000 {
+            let size = 1 + random(1024 * MIB);
+            if random(100) < 73 && bytes + size <= 16_000 * MIB {
+                let block = rig.try_take(size, A);
+                live.push(block.unwrap_or_else(|error| panic!("seed {seed}, step {step}: {error}")));
+                bytes += size;
+            } else if !live.is_empty() {
+                let block = live.swap_remove(random(live.len() as u64) as usize);
+                bytes -= block.size();
+                rig.give(block, A);
+            }
+        }
+        assert!(rig.provider.physical_bytes() <= 18_000 * MIB);
+        live.into_iter().for_each(|block| rig.give(block, A));
+        rig.close();
+    }
 }
