@@ -27,7 +27,8 @@ pub struct PoolConfig {
     /// that it allocates. Default: 0.02. Environment: `ALLOC_POOL_GROWTH_SLACK_MOVING`.
     pub growth_slack_moving: f64,
     /// How much further still for one that thrashes: long after its peak was reached it moves more than one piece in 320
-    /// blocks, or one byte in 64 that it allocates. 0.5 for each time that it moves all of its pieces. Default: 1.
+    /// blocks, or one byte in 64 that it allocates; or one piece in 2,000 blocks if it always has two thirds of the peak in
+    /// use. 2.0 for each time that it moves all of its pieces, up to this. Default: 1.
     /// Environment: `ALLOC_POOL_GROWTH_SLACK_THRASHING`.
     pub growth_slack_thrashing: f64,
     /// Physical memory is created in pieces of the peak of bytes in use divided by this, so that pieces grow with the

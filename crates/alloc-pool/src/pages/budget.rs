@@ -61,7 +61,7 @@ pub(super) struct AtPeak {
 }
 
 /// For how long the pool has been moving pieces all the time.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(super) struct Unrest {
     /// What had happened when this stretch of time began.
     allocations: u64,
@@ -89,17 +89,31 @@ const RESTLESS: f64 = 0.01;
 /// so many times all of its memory.
 const ALLOCATED_PER_MOVED_THRASHING: u64 = 64;
 const ROUNDS_BEFORE_THRASHING: u64 = 2;
-/// So does one that for so many stretches of so many blocks has moved more than one piece in so many of them: a piece
-/// takes as long to move as a thousand blocks to allocate. A stretch without makes up for one that had more.
-const BLOCKS_PER_MOVED_PIECE: u64 = 320;
-const STRETCH: u64 = 32768;
-const STRETCHES_BEFORE_THRASHING: u64 = 3;
 /// With less than this part of what was in use left, a program is at the end of a round: it may need no more in the next,
 /// and lent pieces go home.
 pub(super) const HARDLY_ANYTHING: u64 = 16;
+
+/// So does one that for so many stretches of so many blocks has moved more than one piece in so many of them: a piece
+/// takes as long to move as a thousand blocks to allocate. A stretch without makes up for one that had more, and all
+/// begins anew when less than this part of the peak is in use.
+#[derive(Clone, Copy, Debug)]
+struct Bearable {
+    blocks_per_moved_piece: u64,
+    stretch: u64,
+    stretches: u64,
+    ebb: f64,
+}
+
+/// For any program, and for one whose blocks come and go while about as many live: that one does nothing over and over
+/// that could be learnt, so that what it moves now says what it will go on moving.
+const BEARABLE: [Bearable; 2] = [
+    Bearable { blocks_per_moved_piece: 320, stretch: 32768, stretches: 3, ebb: 1.0 / HARDLY_ANYTHING as f64 },
+    Bearable { blocks_per_moved_piece: 2000, stretch: 4096, stretches: 3, ebb: 2.0 / 3.0 },
+];
+
 /// From then on it is given more for each time that it moves all of its pieces, but for one piece in so many blocks.
-const MORE_PER_ROUND_OF_THRASHING: f64 = 0.5;
-const BLOCKS_PER_BORNE_PIECE: u64 = 4000;
+const MORE_PER_ROUND_OF_THRASHING: f64 = 2.0;
+const BLOCKS_PER_BORNE_PIECE: u64 = 16000;
 
 /// A peak that rises by less than this part of it has been reached before.
 const LITTLE: u64 = 64;
@@ -115,16 +129,20 @@ fn with_spare(units: u64, granule_units: u64) -> u64 {
 }
 
 impl Unrest {
-    /// Whether pieces have been moved for too long, with what has happened by now.
-    fn lasts(&mut self, allocations: u64, moves: u64) -> bool {
+    fn begin(allocations: u64, moves: u64) -> Self {
+        Self { allocations, moves, score: 0 }
+    }
+
+    /// Whether pieces have been moved for longer than is bearable, with what has happened by now.
+    fn lasts(&mut self, bearable: &Bearable, allocations: u64, moves: u64) -> bool {
         let blocks = allocations.saturating_sub(self.allocations);
-        if blocks >= STRETCH {
+        if blocks >= bearable.stretch {
             let moved = moves.saturating_sub(self.moves);
-            let is_restless = moved > blocks / BLOCKS_PER_MOVED_PIECE;
-            let score = if is_restless { self.score + 1 } else { self.score.saturating_sub(blocks / STRETCH) };
+            let is_restless = moved > blocks / bearable.blocks_per_moved_piece;
+            let score = if is_restless { self.score + 1 } else { self.score.saturating_sub(blocks / bearable.stretch) };
             *self = Self { allocations, moves, score };
         }
-        self.score >= STRETCHES_BEFORE_THRASHING
+        self.score >= bearable.stretches
     }
 }
 
@@ -159,7 +177,7 @@ impl<T> Pages<T> {
             let (units, reserved, moved_granules) = (self.peak_units, self.reserved.current, self.moved_granules);
             self.has_ebbed = false;
             self.at_peak = AtPeak { units, reserved, moved_granules, allocated_bytes };
-            self.unrest = Unrest { allocations, moves: self.moves, score: 0 };
+            self.unrest = [Unrest::begin(allocations, self.moves); 2];
         }
     }
 
@@ -171,13 +189,17 @@ impl<T> Pages<T> {
         let (allocations, allocated) = self.allocated();
         let censuses = self.arenas.iter_mut().map(|arena| &mut arena.census);
         let low: u64 = censuses.map(|census| std::mem::replace(&mut census.low_units, census.used_units)).sum();
-        if low < self.peak_units / HARDLY_ANYTHING {
-            self.unrest = Unrest { allocations, moves: self.moves, score: 0 };
+        let mut lasts = false;
+        for (unrest, bearable) in self.unrest.iter_mut().zip(&BEARABLE) {
+            if (low as f64) < self.peak_units as f64 * bearable.ebb {
+                *unrest = Unrest::begin(allocations, self.moves);
+            }
+            lasts |= unrest.lasts(bearable, allocations, self.moves);
         }
         let moved = (self.moved_granules - self.at_peak.moved_granules).saturating_mul(self.granule_bytes());
         let bearable = allocated.saturating_sub(self.at_peak.allocated_bytes) / ALLOCATED_PER_MOVED_THRASHING;
         let has_moved_all = moved > bearable.saturating_add(ROUNDS_BEFORE_THRASHING * self.reserved.current);
-        if self.unrest.lasts(allocations, self.moves) || has_moved_all {
+        if lasts || has_moved_all {
             self.thrashing = Some(Thrashing { moves: self.moves, allocations });
         }
     }
@@ -262,20 +284,23 @@ mod tests {
     use super::*;
 
     /// After how many blocks a pool that moves a piece every so many blocks is found restless for too long.
-    fn lasts_after(blocks_per_piece: impl Fn(u64) -> u64) -> Option<u64> {
+    fn lasts_after(bearable: &Bearable, blocks_per_piece: impl Fn(u64) -> u64) -> Option<u64> {
         let (mut unrest, mut moves) = (Unrest::default(), 0);
         (1..1_000_000).find(|&blocks| {
             let moved = blocks % blocks_per_piece(blocks) == 0;
             moves += u64::from(moved);
-            moved && unrest.lasts(blocks, moves)
+            moved && unrest.lasts(bearable, blocks, moves)
         })
     }
 
     #[test]
     fn a_pool_that_moves_pieces_all_the_time_thrashes() {
-        let limit = STRETCH * STRETCHES_BEFORE_THRASHING;
-        assert!(lasts_after(|_| 100).is_some_and(|blocks| (limit..limit + STRETCH).contains(&blocks)));
-        assert_eq!(lasts_after(|_| 400), None, "one in so many is borne");
+        for bearable in &BEARABLE {
+            let (limit, borne) = (bearable.stretch * bearable.stretches, bearable.blocks_per_moved_piece);
+            let found = lasts_after(bearable, |_| borne / 3);
+            assert!(found.is_some_and(|blocks| (limit..limit + bearable.stretch).contains(&blocks)), "{bearable:?}");
+            assert_eq!(lasts_after(bearable, |_| borne * 5 / 4), None, "one in so many is borne");
+        }
     }
 
     #[test]
@@ -294,7 +319,10 @@ mod tests {
 
     #[test]
     fn a_pool_that_comes_to_rest_in_between_does_not_thrash() {
-        let busy_then_still = |blocks: u64| if blocks % (4 * STRETCH) < STRETCH { 50 } else { 5_000 };
-        assert_eq!(lasts_after(busy_then_still), None);
+        for bearable in &BEARABLE {
+            let busy_then_still =
+                |blocks: u64| if blocks % (8 * bearable.stretch) < bearable.stretch { 50 } else { 5_000 };
+            assert_eq!(lasts_after(bearable, busy_then_still), None, "{bearable:?}");
+        }
     }
 }

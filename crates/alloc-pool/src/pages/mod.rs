@@ -114,7 +114,7 @@ pub(crate) struct Pages<T> {
     peak_units: u64,
     at_peak: budget::AtPeak,
     /// Since when the pool thrashes, if it does.
-    unrest: budget::Unrest,
+    unrest: [budget::Unrest; 2],
     thrashing: Option<budget::Thrashing>,
     /// Whether the pieces that move for the request at hand are lent.
     lending: bool,
@@ -156,7 +156,7 @@ impl<T> Pages<T> {
             reserved: Gauge::default(),
             peak_units: 0,
             at_peak: budget::AtPeak::default(),
-            unrest: budget::Unrest::default(),
+            unrest: Default::default(),
             thrashing: None,
             lending: false,
             has_ebbed: false,
