@@ -50,7 +50,7 @@ impl<P: MemoryProvider> Pool<P> {
     /// Counts the peaks of the [statistics](alloc_core::DeviceAllocator::statistics) from what there is now.
     pub fn reset_peaks(&self) {
         let inner = &*self.inner;
-        for arena in inner.arenas.iter().map_while(|arena| arena.get()) {
+        for arena in inner.arenas.iter() {
             arena.lock().large.reset_peaks();
         }
         {

@@ -325,7 +325,7 @@ impl<P: MemoryProvider> Inner<P> {
 
     /// Gives what waits to be handed over back to the slabs.
     pub(crate) fn empty_returns(&self) {
-        for arena in self.arenas.iter().map_while(|arena| arena.get()) {
+        for arena in self.arenas.iter() {
             let mut returned = Batch::new();
             while arena.lock().returns.empty_into(&mut returned) {
                 self.give_to_slabs(&mut returned);
@@ -336,7 +336,7 @@ impl<P: MemoryProvider> Inner<P> {
     /// Makes free memory of the empty slabs that were kept.
     pub(crate) fn free_empty_slabs(&self) {
         self.empty_returns();
-        for arena in self.arenas.iter().map_while(|arena| arena.get()) {
+        for arena in self.arenas.iter() {
             let mut state = arena.lock();
             while let Some(emptied) = state.slabs.take_empty() {
                 self.free_slab(&mut state, emptied);

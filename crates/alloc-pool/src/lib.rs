@@ -7,6 +7,7 @@
 mod adjust;
 mod allocate;
 mod arena;
+mod arenas;
 mod cache;
 mod config;
 mod driver;

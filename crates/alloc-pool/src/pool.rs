@@ -2,7 +2,7 @@
 
 use std::hint::cold_path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use alloc_core::pressure::{self, Registration, Relieve};
 
@@ -13,10 +13,10 @@ use alloc_core::{
 
 use crate::adjust::Limit;
 use crate::arena::Arena;
+use crate::arenas::Arenas;
 use crate::cache::{self, CacheCounters, CacheKey};
 use crate::config::{ConfigError, PoolConfig};
 use crate::driver::Driver;
-use crate::id::MAX_ARENAS;
 use crate::ledger::Ledger;
 use crate::notes::{self, Note};
 use crate::pages::{Pages, Patience};
@@ -47,7 +47,7 @@ pub(crate) struct Inner<P: MemoryProvider> {
     pub(crate) limit: Limit,
     pub(crate) driver: Driver<P>,
     pub(crate) ledger: Ledger,
-    pub(crate) arenas: Box<[OnceLock<Box<Arena>>]>,
+    pub(crate) arenas: Arenas,
     /// Moves on when thread caches are to be emptied.
     epoch: AtomicU64,
     pages: Mutex<Pages<P::Physical>>,
@@ -99,7 +99,7 @@ impl<P: MemoryProvider> Pool<P> {
             arena_bytes,
             driver: Driver::new(provider),
             ledger: Ledger::new(),
-            arenas: (0..MAX_ARENAS).map(|_| OnceLock::new()).collect(),
+            arenas: Arenas::new(),
             epoch: AtomicU64::new(next_number()),
             pages: Mutex::new(Pages::new((granularity >> UNIT_SHIFT) as u32)),
             seats: Mutex::default(),
@@ -230,7 +230,7 @@ unsafe impl<P: MemoryProvider> DeviceAllocator for Pool<P> {
 impl<P: MemoryProvider> Inner<P> {
     #[inline]
     pub(crate) fn arena(&self, index: u32) -> Option<&Arena> {
-        self.arenas.get(index as usize)?.get().map(|arena| &**arena)
+        self.arenas.get(index)
     }
 
     /// Names the calling thread's cache for the stream.

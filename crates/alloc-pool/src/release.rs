@@ -242,7 +242,7 @@ impl<P: MemoryProvider> Inner<P> {
 
     /// Whether the block's address is one that this pool may have handed out.
     fn owns(&self, block: Block) -> bool {
-        self.arenas.iter().map_while(|arena| arena.get()).any(|arena| {
+        self.arenas.iter().any(|arena| {
             let state = arena.lock();
             self.owns_address(&state.addresses, state.heap.capacity(), block)
         })

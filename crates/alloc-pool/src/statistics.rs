@@ -95,7 +95,7 @@ impl<P: MemoryProvider> Inner<P> {
             statistics.leaked = pages.leaked;
         }
         let (mut largest_arena_peaks, mut returned) = ((0, 0), 0);
-        for arena in self.arenas.iter().map_while(|arena| arena.get()) {
+        for arena in self.arenas.iter() {
             let state = arena.lock();
             let [requested, in_use] = state.large.gauges();
             returned += state.returns.bytes();

@@ -145,7 +145,7 @@ impl<P: MemoryProvider> Inner<P> {
     fn new_arena(&self) -> Result<(), AllocError> {
         let mut pages = self.lock_pages();
         let index = pages.arena_count();
-        let Some(place) = self.arenas.get(index as usize) else {
+        if index as usize >= MAX_ARENAS {
             return Err(AllocError::Provider(ProviderError {
                 device: self.device,
                 call: "new arena",
@@ -153,7 +153,7 @@ impl<P: MemoryProvider> Inner<P> {
                 name: "too many arenas".into(),
                 kind: ProviderErrorKind::OutOfMemory,
             }));
-        };
+        }
         let granule_units = pages.granule_units();
         let (range, addresses, bytes) = if self.mapped {
             let range = self.reserve_halving(self.arena_bytes)?;
@@ -165,7 +165,7 @@ impl<P: MemoryProvider> Inner<P> {
         let granules = (bytes >> UNIT_SHIFT) as u32 / granule_units;
         let base = range.map_or(0, |range| range.start.get() >> UNIT_SHIFT);
         pages.add_arena(range, granules);
-        place.get_or_init(|| Box::new(Arena::new(index, Heap::new(base, granules * granule_units), addresses)));
+        self.arenas.add(Arena::new(index, Heap::new(base, granules * granule_units), addresses));
         Ok(())
     }
 
@@ -207,7 +207,7 @@ impl<P: MemoryProvider> Inner<P> {
             let before = tags.retired.remove(&stream).flatten();
             before.into_iter().for_each(|event| self.driver.provider().recycle(event));
             // Blocks of the old stream are not the new one's own: their memory goes to whoever has the old one's tag.
-            for arena in self.arenas.iter().map_while(|arena| arena.get()) {
+            for arena in self.arenas.iter() {
                 let mut state = arena.lock();
                 state.heap.disown(stream, NOBODY);
                 arena.remote.disown(stream, NOBODY);

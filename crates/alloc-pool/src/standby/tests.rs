@@ -118,7 +118,7 @@ fn stands_by(pool: &Simulated) -> bool {
 
 /// Takes the lock, which ends an offer and changes nothing else.
 fn end_offers(pool: &Simulated) {
-    for arena in pool.inner.arenas.iter().map_while(|arena| arena.get()) {
+    for arena in pool.inner.arenas.iter() {
         drop(arena.lock_or_wait());
     }
 }
