@@ -21,7 +21,8 @@ impl Heap {
             }
             let Node { prev, next, .. } = self.nodes[index as usize];
             let is_free = |index: u32| self.nodes.get(index as usize).is_some_and(|node| node.kind == Kind::Free);
-            if !is_free(prev) && (next == self.top || !is_free(next)) {
+            // One answer of both, as neither can be guessed.
+            if !is_free(prev) & ((next == self.top) | !is_free(next)) {
                 self.retire(index);
                 self.resting = index;
                 return self.returned == index;
