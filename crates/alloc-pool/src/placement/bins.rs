@@ -27,12 +27,11 @@ pub(crate) struct Bins {
 /// Row and column of the bin that ranges of `units` are kept in.
 #[inline(always)]
 fn bin_of(units: u32) -> (usize, usize) {
-    if units < SUBS as u32 {
-        return (0, units as usize);
-    }
-    let log = 31 - units.leading_zeros();
-    let sub = (units >> (log - SUB_BITS)) as usize & (SUBS - 1);
-    ((log - SUB_BITS + 1) as usize, sub)
+    // The first row is what comes before the first doubling, so one formula does for both, without a branch: ranges of
+    // few units and of many come in no order.
+    let shift = (31 - SUB_BITS) - (units | SUBS as u32).leading_zeros();
+    let bin = ((shift << SUB_BITS) + (units >> shift)) as usize;
+    (bin >> SUB_BITS, bin & (SUBS - 1))
 }
 
 /// The place of a neighbour in a list or, if there is none, of the node itself: there it does no harm that the neighbour's
@@ -64,13 +63,13 @@ impl Bins {
     pub(crate) fn remove(&mut self, nodes: &mut [Node], index: u32) {
         let Node { units, link_prev, link_next, .. } = nodes[index as usize];
         nodes[or_itself(link_next, index)].link_prev = link_prev;
-        if link_prev != NIL {
-            nodes[link_prev as usize].link_next = link_next;
-            return;
-        }
+        nodes[or_itself(link_prev, index)].link_next = link_next;
         let (row, sub) = bin_of(units);
-        self.heads[row][sub] = link_next;
-        self.subs[row] &= !(u64::from(link_next == NIL) << sub);
+        let is_first = link_prev == NIL;
+        let head = &mut self.heads[row][sub];
+        *head = select_unpredictable(is_first, link_next, *head);
+        let emptied = is_first & (link_next == NIL);
+        self.subs[row] &= !(u64::from(emptied) << sub);
         self.rows &= !(u32::from(self.subs[row] == 0) << row);
     }
 
