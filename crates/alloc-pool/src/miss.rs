@@ -2,6 +2,7 @@
 
 use alloc_core::{AllocError, AllocatorEvent, MemoryProvider, OutOfMemory, Stream, pressure};
 
+use crate::arena::is_for_slabs;
 use crate::cache::{self, Batch};
 use crate::pages::{Failure, Means, Patience};
 use crate::placement::heap::{Ask, TagSet, own_set};
@@ -88,7 +89,12 @@ impl<P: MemoryProvider> Inner<P> {
                 if purpose == Purpose::Slab {
                     return Err(self.exhausted(bytes));
                 }
-                if let Some(found) = self.place_elsewhere(stream, ask)? {
+                if let Some(found) = self.place_elsewhere(stream, ask, remedies.stage >= GIVE_BACK)? {
+                    return Ok(found);
+                }
+                if remedies.stage >= GIVE_BACK
+                    && let Some(found) = self.serve_elsewhere(arena, stream, ask, means)?
+                {
                     return Ok(found);
                 }
             }
@@ -140,8 +146,9 @@ impl<P: MemoryProvider> Inner<P> {
     }
 
     /// Free memory of any arena, at worst such as the stream has to wait for. The arena and the node.
-    fn place_elsewhere(&self, stream: Stream, ask: Ask) -> Result<Option<(u32, u32)>, AllocError> {
-        let all = || (0..).map_while(|index| self.arena(index).map(|arena| (index, arena)));
+    fn place_elsewhere(&self, stream: Stream, ask: Ask, among_slabs: bool) -> Result<Option<(u32, u32)>, AllocError> {
+        let every = || (0..).map_while(|index| self.arena(index).map(|arena| (index, arena)));
+        let all = || every().filter(|&(index, _)| among_slabs || !is_for_slabs(index));
         if let Some(found) = all().find_map(|(index, arena)| Some((index, arena.lock().heap.allocate(ask)?))) {
             return Ok(Some(found));
         }
@@ -154,6 +161,32 @@ impl<P: MemoryProvider> Inner<P> {
             }
             self.tell_deferred();
             return Ok(Some((index, node)));
+        }
+        Ok(None)
+    }
+
+    /// Pages moved to the free memory of another arena: what lies beside a block there can't be moved here. The arena
+    /// and the node.
+    fn serve_elsewhere(
+        &self,
+        arena: u32,
+        stream: Stream,
+        ask: Ask,
+        means: Means,
+    ) -> Result<Option<(u32, u32)>, AllocError> {
+        for other in (0..).take_while(|&index| self.arena(index).is_some()).filter(|&index| index != arena) {
+            let served = {
+                let mut pages = self.lock_pages();
+                let served = self.serve(&mut pages, other, (stream, ask), 0, means);
+                self.defer_notes(&mut pages);
+                served
+            };
+            self.tell_deferred();
+            match served {
+                Ok(node) => return Ok(Some((other, node))),
+                Err(Failure::Provider(error)) => return Err(AllocError::Provider(error)),
+                Err(_) => {}
+            }
         }
         Ok(None)
     }
@@ -173,14 +206,16 @@ impl<P: MemoryProvider> Inner<P> {
                     self.free_empty_slabs();
                     true
                 }
-                2 | GIVE_BACK if tried.capturing => false,
-                2 => self.wait_for_parked(),
+                2 => !tried.capturing && self.wait_for_parked(),
                 GIVE_BACK => {
-                    let mut pages = self.lock_pages();
-                    let keep = pages.reserved.current.saturating_sub(needed.saturating_add(self.granularity));
-                    let given = self.give_back(&mut pages, keep, Patience::Wait);
-                    self.defer_notes(&mut pages);
-                    given > 0
+                    if !tried.capturing {
+                        let mut pages = self.lock_pages();
+                        let keep = pages.reserved.current.saturating_sub(needed.saturating_add(self.granularity));
+                        self.give_back(&mut pages, keep, Patience::Wait);
+                        self.defer_notes(&mut pages);
+                    }
+                    // From here on every arena's memory may be taken.
+                    true
                 }
                 4 => {
                     // Another pool's memory doesn't help against a limit of this one's own.

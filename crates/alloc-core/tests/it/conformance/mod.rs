@@ -82,8 +82,14 @@ finds! {
     exhaustion_finds_untrue_figures: ForgetsInUse, Exhaustion => Breach::Figure { .. },
     trim_finds_what_is_kept: KeepsOnTrim, Trim => Breach::Figure { .. },
     trim_finds_an_untrue_answer: OverstatesTrim, Trim => Breach::Figure { .. },
+    trim_finds_an_answer_that_is_too_small: UnderstatesTrim, Trim => Breach::Figure { .. },
     trim_finds_lost_contents: TrimsInUse, Trim => Breach::Contents { .. },
     drop_order_finds_the_memory_of_the_dead: RemembersDead, DropOrder => Breach::ReleaseRefused { .. },
+}
+
+#[test]
+fn what_others_had_given_back_meanwhile_breaks_nothing() {
+    assert!(broken_by(Flaw::TwiceRelieved, Promise::Trim).is_none());
 }
 
 #[test]
