@@ -13,6 +13,7 @@ use crate::id::{MAX_NODES, Name, Parts, slab_and_slot, slot_number};
 use crate::ledger::SlabFacts;
 use crate::local;
 use crate::miss::Purpose;
+use crate::owners;
 use crate::placement::heap::{Ask, NIL, SHARED_TAG, Tag};
 use crate::placement::slab::EmptySlab;
 use crate::placement::units::{
@@ -73,7 +74,7 @@ impl<P: MemoryProvider> Inner<P> {
             cache.seat
         })?;
         let (owner, size) = (self.arena(seat.arena)?, layout.size());
-        match owner.standby.take(size, seat.tag, stream) {
+        match owner.standby.take(size, seat.tag, stream, owners::me()) {
             Some(parts) => Some(parts),
             None => self.allocate_placed(owner, size, seat.tag, stream),
         }
@@ -254,6 +255,12 @@ impl<P: MemoryProvider> Inner<P> {
         let Some((ledger, entry)) = self.ledger.claim() else { return false };
         let place = state.slabs.add(class, tag, node, ledger);
         entry.set(SlabFacts { base, class, tag, arena }, place);
+        if let Some(me) = owners::me()
+            && self.arena(arena).is_some_and(|owner| owner.may_own_slab(state))
+        {
+            // No block of the slab lives, so nobody can end the life of one.
+            entry.bias.give(me);
+        }
         true
     }
 

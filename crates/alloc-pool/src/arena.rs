@@ -7,9 +7,11 @@ use spin::relax::Yield;
 use alloc_core::{Address, Gauge};
 
 use crate::id::{Name, large_generation};
+use crate::owners;
 use crate::placement::heap::{Heap, Node};
 use crate::placement::slab::Slabs;
 use crate::placement::units::UNIT_SHIFT;
+use crate::primitive::{AtomicU32, Ordering};
 use crate::remote::{Living, RemoteReleases};
 use crate::returns::Returns;
 use crate::standby::{Offered, Offers, Standby};
@@ -32,6 +34,10 @@ const PERIOD: u64 = 8192;
 /// Every how many allocations free memory is made of what was released without the lock.
 const SETTLE_EVERY: u64 = 16;
 
+/// A slab whose owner turns out not to be alone costs microseconds. So many may, and then one in so many.
+const SLABS_REVOKED: u32 = 16;
+const SLABS_PER_REVOKED: u32 = 32;
+
 /// How often a waiting thread looks before it yields.
 const LOOKS: u32 = 64;
 
@@ -46,6 +52,8 @@ pub(crate) struct Arena {
     pub(crate) remote: RemoteReleases,
     /// Comes first for allocations and releases; whoever takes the lock ends the offer.
     pub(crate) standby: Standby,
+    /// How many slabs another thread than their owner wanted to change.
+    pub(crate) slabs_revoked: AtomicU32,
 }
 
 /// What a used node's entry says.
@@ -75,6 +83,8 @@ pub(crate) struct ArenaState {
     offers: Offers,
     /// How often a thread that released a block met another one here, since when.
     meetings: (u32, u64),
+    /// How many slabs had an owner.
+    slabs_owned: u32,
 }
 
 /// What became of an arena's large blocks, in bytes. Sums that only grow, so that counting a block is a few additions.
@@ -189,9 +199,11 @@ impl Arena {
                 returns: Returns::default(),
                 offers: Offers::default(),
                 meetings: (0, 0),
+                slabs_owned: 0,
             }),
             remote: RemoteReleases::new(),
             standby: Standby::new(),
+            slabs_revoked: AtomicU32::new(0),
         }
     }
 
@@ -265,11 +277,19 @@ impl Arena {
         (state, waited)
     }
 
+    /// Whether a new slab may have an owner, which is counted: not where threads release each other's blocks.
+    pub(crate) fn may_own_slab(&self, state: &mut ArenaState) -> bool {
+        let revoked = self.slabs_revoked.load(Ordering::Relaxed).saturating_sub(SLABS_REVOKED);
+        let may = revoked <= state.slabs_owned / SLABS_PER_REVOKED;
+        state.slabs_owned = state.slabs_owned.saturating_add(u32::from(may));
+        may
+    }
+
     /// Enters in the books what became of the block on standby.
     #[cold]
     #[inline(never)]
     fn end_offer(&self, state: &mut ArenaState) {
-        let outcome = self.standby.end(&mut state.offers);
+        let outcome = self.standby.end(&mut state.offers, owners::me(), owners::revoke);
         let Some(bytes) = state.heap.catch_up(outcome.releases, outcome.is_out) else { return };
         state.large.count_again(outcome.releases + u64::from(outcome.is_out), outcome.releases, bytes);
     }
@@ -283,7 +303,7 @@ impl Arena {
         let name = Name::Large { arena: self.index, node: index, generation: living.generation };
         let Living { address, size, home, .. } = living;
         let offered = Offered { id: name.id().to_bits(), address, size, tag: node.tag, home };
-        self.standby.offer(&mut state.offers, offered);
+        self.standby.offer(&mut state.offers, offered, owners::me());
     }
 
     /// Most holders are done before a call to the system would be.
@@ -354,5 +374,34 @@ mod tests {
             arena.note_meeting(&mut state);
         }
         assert!(!arena.remote.is_on());
+    }
+
+    #[test]
+    fn slabs_have_owners_until_threads_release_each_others_blocks() {
+        let pool = Pool::new(SimulatedProvider::new(SimulatedConfig::default()), PoolConfig::default()).unwrap();
+        let owned = || pool.inner.arena(SLAB_ARENA).unwrap().lock().slabs_owned;
+        let revoked = || pool.inner.arena(SLAB_ARENA).unwrap().slabs_revoked.load(Ordering::Relaxed);
+        let take = |count| (0..count).map(|_| pool.allocate(Layout::bytes(60_000).unwrap(), A).unwrap()).collect();
+        let own: Vec<_> = take(1000);
+        if owners::me().is_none() {
+            return;
+        }
+        let slabs = owned();
+        assert!(slabs > 100);
+        own.iter().for_each(|&block| give(&pool, block, A).unwrap());
+        assert_eq!(revoked(), 0);
+        for _ in 0..4 {
+            let blocks: Vec<_> = take(1000);
+            let others = std::thread::scope(|scope| {
+                scope.spawn(|| blocks.iter().filter(|&&block| give(&pool, block, A).is_ok()).count()).join().unwrap()
+            });
+            assert_eq!(others, 1000);
+        }
+        assert!(revoked() > SLABS_REVOKED, "{}", revoked());
+        let slabs = owned();
+        pool.trim(0);
+        let again: Vec<_> = take(1000);
+        assert_eq!(owned(), slabs, "{} revoked", revoked());
+        again.iter().for_each(|&block| give(&pool, block, A).unwrap());
     }
 }

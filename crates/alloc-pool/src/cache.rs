@@ -10,6 +10,7 @@ use alloc_core::Stream;
 
 use crate::id::{slot_and_generation, small_name};
 use crate::local;
+use crate::owners;
 use crate::placement::heap::{SHARED_TAG, Tag};
 use crate::placement::units::{CLASSES, class_bytes};
 use crate::primitive::{AtomicU64, Ordering};
@@ -468,6 +469,7 @@ pub(crate) struct Fresh {
 /// `false` if the thread's caches can't be had.
 pub(crate) fn install(pool: u64, key: CacheKey, home: Weak<dyn CacheHome>, fresh: Fresh) -> bool {
     let gone = local::all(|caches| {
+        owners::join();
         let is_old = |old: &Kept| (old.pool == pool && old.key.epoch != key.epoch) || old.home.strong_count() == 0;
         let gone = caches.take(is_old);
         let cache = StreamCache::new(fresh.seat, fresh.byte_bound, fresh.counters);

@@ -1,12 +1,14 @@
 //! What all threads may ask of a slab without a lock: where it is, whose it is, and the generation of each slot.
 //!
-//! A slot's generation moves on when its block is released, by one compare-and-swap, so of several releases of one
-//! block exactly one succeeds, and the id of a released block never again names a living one.
+//! A slot's generation moves on when its block is released, in one step, so of several releases of one block exactly one
+//! succeeds, and the id of a released block never again names a living one. The step is a compare-and-swap, or a plain
+//! load and store of the one thread that the slab is biased to.
 
 use std::hint::cold_path;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use crate::id::{MAX_SLABS, next_slot_generation};
+use crate::bias::{Alone, Bias, Owner};
+use crate::id::MAX_SLABS;
 use crate::placement::heap::Tag;
 use crate::placement::units::{class_bytes, class_stride};
 use crate::primitive::{AtomicU32, AtomicU64, Ordering};
@@ -31,17 +33,22 @@ impl Generations {
 
     /// Ends the life of the block that was handed out with `generation`. `false` if it had ended before.
     #[inline(always)]
-    pub(crate) fn retire(&self, slot: u32, generation: u32) -> bool {
-        self.replace(slot, generation, next_slot_generation(generation))
-    }
-
-    /// The same for whoever knows the next generation.
-    #[inline(always)]
-    pub(crate) fn replace(&self, slot: u32, generation: u32, next: u32) -> bool {
+    fn replace(&self, slot: u32, generation: u32, next: u32) -> bool {
         // Release and acquire: the thread that reuses the slot comes after everything that the releasing one did.
         self.0[slot as usize & (SLOTS - 1)]
             .compare_exchange(generation, next, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
+    }
+
+    /// The same for a thread that alone may change generations.
+    #[inline(always)]
+    fn replace_alone(&self, slot: u32, generation: u32, next: u32, _alone: Alone<'_>) -> bool {
+        let of_slot = &self.0[slot as usize & (SLOTS - 1)];
+        let is_this = of_slot.load(Ordering::Relaxed) == generation;
+        if is_this {
+            of_slot.store(next, Ordering::Relaxed);
+        }
+        is_this
     }
 }
 
@@ -58,6 +65,8 @@ pub(crate) struct SlabEntry {
     /// What the class says, so that a release need not ask a table.
     bytes: AtomicU32,
     stride: AtomicU32,
+    /// Who changes generations without a compare-and-swap.
+    pub(crate) bias: Bias,
     pub(crate) generations: Generations,
 }
 
@@ -79,6 +88,7 @@ impl SlabEntry {
             place: AtomicU32::new(0),
             bytes: AtomicU32::new(0),
             stride: AtomicU32::new(0),
+            bias: Bias::new(),
             generations: Generations::new(),
         }
     }
@@ -118,6 +128,18 @@ impl SlabEntry {
         self.place.store(place, Ordering::Relaxed);
         self.bytes.store(class_bytes(facts.class) as u32, Ordering::Relaxed);
         self.stride.store(class_stride(facts.class) as u32, Ordering::Relaxed);
+    }
+
+    /// Ends the life of the block of this `generation`, whose slot's next one is given. `false` if it had ended before,
+    /// or if the slab is another thread's own.
+    #[inline(always)]
+    pub(crate) fn end(&self, me: Option<&Owner>, slot: u32, generation: u32, next: u32) -> bool {
+        if let Some(me) = me
+            && let Some(alone) = self.bias.enter(me)
+        {
+            return self.generations.replace_alone(slot, generation, next, alone);
+        }
+        self.bias.is_shared() && self.generations.replace(slot, generation, next)
     }
 
     pub(crate) fn clear(&self) {
@@ -247,11 +269,25 @@ mod tests {
         let ledger = Ledger::new();
         let (index, entry) = ledger.claim().unwrap();
         let generation = entry.generations.of(3);
-        assert!(entry.generations.retire(3, generation));
-        assert!(!entry.generations.retire(3, generation));
+        let end = |entry: &SlabEntry, me| entry.end(me, 3, generation, generation + 1);
+        assert!(end(entry, None));
+        assert!(!end(entry, None));
         ledger.give_back(index);
         let (again, entry) = ledger.claim().unwrap();
         assert_eq!(again, index);
-        assert!(!entry.generations.retire(3, generation), "old ids stay stale when the entry is reused");
+        assert!(!end(entry, None), "old ids stay stale when the entry is reused");
+    }
+
+    #[test]
+    fn a_slab_with_an_owner_is_changed_by_him_alone() {
+        let ledger = Ledger::new();
+        let (_, entry) = ledger.claim().unwrap();
+        let (owner, other) = (Owner::new(1), Owner::new(2));
+        entry.bias.give(&owner);
+        entry.bias.give(&other);
+        assert!(!entry.end(Some(&other), 3, 0, 1) && !entry.end(None, 3, 0, 1));
+        assert!(entry.end(Some(&owner), 3, 0, 1) && !entry.end(Some(&owner), 3, 0, 1));
+        assert!(entry.bias.revoke_alone(|_| Some(&owner)));
+        assert!(entry.end(None, 3, 1, 2) && entry.end(Some(&owner), 3, 2, 3) && entry.end(Some(&other), 3, 3, 4));
     }
 }

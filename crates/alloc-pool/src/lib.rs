@@ -8,6 +8,8 @@ mod adjust;
 mod allocate;
 mod arena;
 mod arenas;
+mod asymmetric;
+mod bias;
 mod cache;
 mod config;
 mod driver;
@@ -19,6 +21,7 @@ mod miss;
 #[doc(hidden)]
 pub mod models;
 mod notes;
+mod owners;
 mod pages;
 mod park;
 mod placement;

@@ -9,6 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::ptr::NonNull;
 
 use crate::cache::{Caches, Kept};
+use crate::owners;
 
 thread_local! {
     static LATEST: Cell<Option<NonNull<Kept>>> = const { Cell::new(None) };
@@ -26,6 +27,7 @@ struct Owner {
 impl Drop for Owner {
     fn drop(&mut self) {
         drop(take());
+        owners::leave();
     }
 }
 

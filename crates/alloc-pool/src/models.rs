@@ -9,6 +9,7 @@ use loom::thread;
 
 use alloc_core::{Address, Block, BlockId, Stream};
 
+use crate::bias::{Bias, Owner};
 use crate::cache::{CacheCounters, CacheKey, CachedBlock};
 use crate::id::{Name, Parts, large_generation, next_slot_generation};
 use crate::ledger::{SlabEntry, SlabFacts};
@@ -64,9 +65,13 @@ impl Slab {
 
     /// What a release does before it gives the block to a cache or an arena.
     fn retire(&self, held: Held) -> bool {
+        self.retire_as(None, held)
+    }
+
+    fn retire_as(&self, me: Option<&Owner>, held: Held) -> bool {
         let facts = self.entry.facts();
         held.address == facts.base + u64::from(held.slot) * class_stride(facts.class)
-            && self.entry.generations.retire(held.slot, held.generation)
+            && self.entry.end(me, held.slot, held.generation, next_slot_generation(held.generation))
     }
 
     /// What happens to a block that a cache gives back.
@@ -102,6 +107,31 @@ pub fn one_release_of_many_succeeds() {
         let won: u32 = threads.into_iter().map(|thread| thread.join().unwrap_or(9)).sum();
         assert_eq!(won + own, 1);
         assert_eq!(slab.entry.generations.of(SLOT), next_slot_generation(held.generation));
+    });
+}
+
+/// Of two releases of one block, one by the thread that owns the slab and one by another, exactly one succeeds, and so
+/// does the owner's release of another block, whatever became of the bias.
+pub fn one_release_succeeds_while_the_bias_is_revoked() {
+    loom::model(|| {
+        let slab = Arc::new(Slab::new());
+        let owner = Arc::new(Owner::new(1));
+        slab.entry.bias.give(&owner);
+        let (held, second) = (slab.held(SLOT), slab.held(SLOT + 1));
+        let (other, of_other) = (Arc::clone(&slab), Arc::clone(&owner));
+        let revoker = thread::spawn(move || {
+            other.entry.bias.revoke_alone(|_| Some(&of_other));
+            other.retire(held)
+        });
+        let own = slab.retire_as(Some(&owner), held);
+        let next = slab.retire_as(Some(&owner), second);
+        let others = revoker.join().unwrap_or(own);
+        // An owner whose bias is being revoked has to come again.
+        let (own, next) = (own || slab.retire_as(Some(&owner), held), next || slab.retire_as(Some(&owner), second));
+        assert!(own != others && next);
+        for slot in [SLOT, SLOT + 1] {
+            assert_eq!(slab.entry.generations.of(slot), next_slot_generation(held.generation));
+        }
     });
 }
 
@@ -201,7 +231,7 @@ pub fn a_stale_release_meets_the_reuse_of_its_slab() {
         slab.entry.set(SlabFacts { base, class, tag: 3, arena: 1 }, 7);
         let next = slab.held(SLOT).generation;
         assert!(!stale.join().unwrap_or(true));
-        assert!(slab.entry.generations.retire(SLOT, next), "the new block is alive");
+        assert!(slab.entry.end(None, SLOT, next, next_slot_generation(next)), "the new block is alive");
         assert_eq!((slab.entry.facts().class, slab.entry.place()), (class, 7));
     });
 }
@@ -351,6 +381,8 @@ pub fn every_remote_release_is_taken_once() {
 struct Revolving {
     standby: Standby,
     books: Mutex<Books>,
+    /// Who makes offers, if anyone may own them.
+    owner: Option<Arc<Owner>>,
     contents: UnsafeCell<u64>,
 }
 
@@ -375,8 +407,12 @@ fn block_id(generation: u32) -> u64 {
 impl Revolving {
     /// At rest and on offer.
     fn new() -> Self {
-        let revolving =
-            Self { standby: Standby::new(), books: Mutex::new(Books::default()), contents: UnsafeCell::new(0) };
+        Self::of(None)
+    }
+
+    fn of(owner: Option<Arc<Owner>>) -> Self {
+        let (standby, books, contents) = (Standby::new(), Mutex::new(Books::default()), UnsafeCell::new(0));
+        let revolving = Self { standby, books, owner, contents };
         revolving.with_books(|books| revolving.offer(books, SIZE));
         revolving
     }
@@ -384,14 +420,19 @@ impl Revolving {
     fn offer(&self, books: &mut Books, size: u64) {
         let id = block_id(books.generation);
         let offered = Offered { id, address: 2 * size, size, tag: 0, home: Stream::DEFAULT };
-        self.standby.offer(&mut books.offers, offered);
+        self.standby.offer(&mut books.offers, offered, self.owner.as_deref());
     }
 
     /// Takes the lock, as all do: the offer ends first.
     fn with_books<R>(&self, then: impl FnOnce(&mut Books) -> R) -> R {
+        self.with_books_as(None, then)
+    }
+
+    fn with_books_as<R>(&self, me: Option<&Owner>, then: impl FnOnce(&mut Books) -> R) -> R {
         let mut books = self.books.lock().unwrap_or_else(|error| error.into_inner());
         if self.standby.is_on_offer() {
-            let outcome = self.standby.end(&mut books.offers);
+            let revoke = |bias: &Bias| bias.revoke_alone(|_| self.owner.as_deref());
+            let outcome = self.standby.end(&mut books.offers, me, revoke);
             books.generation += outcome.releases as u32;
             books.is_used = outcome.is_out;
             books.allocations += outcome.releases + u64::from(outcome.is_out);
@@ -400,7 +441,11 @@ impl Revolving {
     }
 
     fn take(&self, size: u64) -> Option<Parts> {
-        let parts = self.standby.take(size, 0, Stream::DEFAULT)?;
+        self.take_as(None, size)
+    }
+
+    fn take_as(&self, me: Option<&Owner>, size: u64) -> Option<Parts> {
+        let parts = self.standby.take(size, 0, Stream::DEFAULT, me)?;
         self.write();
         Some(parts)
     }
@@ -418,8 +463,12 @@ impl Revolving {
 
     /// Without the lock, or else with it.
     fn release(&self, id: u64) -> bool {
-        self.standby.give_back(2 * SIZE, SIZE, id, Stream::DEFAULT)
-            || self.with_books(|books| {
+        self.release_as(None, id)
+    }
+
+    fn release_as(&self, me: Option<&Owner>, id: u64) -> bool {
+        self.standby.give_back(2 * SIZE, SIZE, id, Stream::DEFAULT, me)
+            || self.with_books_as(me, |books| {
                 let is_this = books.is_used && block_id(large_generation(books.generation)) == id;
                 if is_this {
                     (books.is_used, books.generation) = (false, books.generation + 1);
@@ -498,5 +547,41 @@ pub fn what_is_taken_belongs_to_the_offer() {
         if let Some((address, id)) = late {
             assert_eq!((address.get(), id), (4 * SIZE, block_id(1)));
         }
+    });
+}
+
+/// A block on standby whose offer has an owner: he takes it and gives it back without compare-and-swap until another
+/// thread takes the lock, and the books say how often it was had.
+pub fn a_block_on_standby_leaves_its_owner() {
+    loom::model(|| {
+        let owner = Arc::new(Owner::new(1));
+        let shared = Arc::new(Revolving::of(Some(Arc::clone(&owner))));
+        let other = Arc::clone(&shared);
+        let locked = thread::spawn(move || match other.take_locked() {
+            Some(id) => other.release(id),
+            None => false,
+        });
+        let me = Some(&*owner);
+        let taken = shared.take_as(me, SIZE).map(|(_, id)| assert!(shared.release_as(me, id)));
+        let again = shared.take_as(me, SIZE).map(|(_, id)| assert!(shared.release_as(me, id)));
+        let locked = locked.join().unwrap_or(false);
+        let (used, allocations) = shared.with_books(|books| (books.is_used, books.allocations));
+        assert!(!used);
+        assert_eq!(allocations, [taken.is_some(), again.is_some(), locked].map(u64::from).iter().sum());
+    });
+}
+
+/// Of two releases of a block that is out, one by the owner of the offer, exactly one succeeds.
+pub fn one_release_of_an_owned_block_on_standby_succeeds() {
+    loom::model(|| {
+        let owner = Arc::new(Owner::new(1));
+        let shared = Arc::new(Revolving::of(Some(Arc::clone(&owner))));
+        let me = Some(&*owner);
+        let Some((_, id)) = shared.take_as(me, SIZE) else { return assert!(!shared.standby.is_on_offer()) };
+        let other = Arc::clone(&shared);
+        let releaser = thread::spawn(move || other.release(id));
+        let own = shared.release_as(me, id);
+        assert!(releaser.join().unwrap_or(own) != own, "one of them, and only one");
+        assert!(!shared.release_as(me, id) && !shared.release(id));
     });
 }

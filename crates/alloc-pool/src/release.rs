@@ -10,11 +10,13 @@ use crate::cache::{self, Batch, CacheHome, CachedBlock};
 use crate::id::{Name, large_generation, next_slot_generation, next_small_name, slab_and_slot};
 use crate::ledger::SlabEntry;
 use crate::local;
+use crate::owners;
 use crate::pages::Patience;
 use crate::park::Parked;
 use crate::placement::heap::{Kind, SHARED_TAG, Tag};
 use crate::placement::units::{CLASSES, UNIT_SHIFT, class_bytes, class_slots, class_stride};
 use crate::pool::Inner;
+use crate::primitive::Ordering;
 use crate::streams::Seat;
 
 impl<P: MemoryProvider> Inner<P> {
@@ -49,7 +51,7 @@ impl<P: MemoryProvider> Inner<P> {
         let keeps = cache.keeps(facts.tag);
         if let Some(room) = cache.room(facts.class)
             && keeps
-            && entry.generations.replace(slot, generation, next.generation())
+            && entry.end(owners::me(), slot, generation, next.generation())
         {
             room.fill(next);
             cache.counters.count_release(facts.class, u64::from(slack));
@@ -66,7 +68,7 @@ impl<P: MemoryProvider> Inner<P> {
     fn release_uncached(&self, address: u64, size: u64, id: BlockId, stream: Stream) -> bool {
         let Name::Large { arena, .. } = Name::of(id) else { return false };
         let Some(owner) = self.arena(arena) else { return false };
-        let released = owner.standby.give_back(address, size, id.to_bits(), stream)
+        let released = owner.standby.give_back(address, size, id.to_bits(), stream, owners::me())
             || owner.release_placed(address, size, id, stream);
         if released {
             self.keep_to_threshold();
@@ -106,7 +108,10 @@ impl<P: MemoryProvider> Inner<P> {
         if !as_named || slot >= class_slots(facts.class) {
             return Err(this.misnamed(block, entry, slot, generation));
         }
-        if !entry.generations.retire(slot, generation) {
+        if !entry.bias.is_shared() && !owners::me().is_some_and(|me| entry.bias.is_of(me)) {
+            this.revoke_slab(entry, facts.arena);
+        }
+        if !entry.end(owners::me(), slot, generation, next_slot_generation(generation)) {
             return Err(this.stale(block));
         }
         let cached = CachedBlock::new(address, number, next_slot_generation(generation));
@@ -126,6 +131,17 @@ impl<P: MemoryProvider> Inner<P> {
         let parked = this.park(block, Parked::Slot(cached), bytes, facts.tag, stream, uses);
         this.tell_deferred();
         parked
+    }
+
+    /// From now on all threads may release blocks of the slab.
+    #[cold]
+    #[inline(never)]
+    fn revoke_slab(&self, entry: &SlabEntry, arena: u32) {
+        if owners::revoke(&entry.bias)
+            && let Some(owner) = self.arena(arena)
+        {
+            owner.slabs_revoked.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Counts the release with the thread's cache for the stream, if it has one; its tag.

@@ -18,6 +18,7 @@ macro_rules! models {
 
 models! {
     one_release_of_many_succeeds,
+    one_release_succeeds_while_the_bias_is_revoked,
     what_was_written_before_a_release_is_seen_after_the_reuse,
     a_block_that_another_thread_took_is_reused_through_the_cache,
     a_stale_release_meets_the_reuse_of_its_slot,
@@ -30,4 +31,6 @@ models! {
     a_block_on_standby_has_one_holder,
     one_release_of_a_block_on_standby_succeeds,
     what_is_taken_belongs_to_the_offer,
+    a_block_on_standby_leaves_its_owner,
+    one_release_of_an_owned_block_on_standby_succeeds,
 }

@@ -20,65 +20,65 @@ fn offered(generation: u32) -> Offered {
 
 fn on_offer(generation: u32) -> (Standby, Offers) {
     let (standby, mut offers) = (Standby::new(), Offers::default());
-    standby.offer(&mut offers, offered(generation));
+    standby.offer(&mut offers, offered(generation), None);
     (standby, offers)
 }
 
 #[test]
 fn only_what_is_on_offer_is_taken() {
     let (standby, mut offers) = on_offer(5);
-    assert_eq!(standby.take(100_001, 3, HOME), None);
-    assert_eq!(standby.take(100_000, 2, HOME), None);
-    assert_eq!(standby.take(100_000, 3, Stream::DEFAULT), None);
-    assert_eq!(standby.take(100_000, 3, Stream::with_identity(7, 1)), None);
-    let taken = standby.take(100_000, 3, HOME).unwrap();
+    assert_eq!(standby.take(100_001, 3, HOME, None), None);
+    assert_eq!(standby.take(100_000, 2, HOME, None), None);
+    assert_eq!(standby.take(100_000, 3, Stream::DEFAULT, None), None);
+    assert_eq!(standby.take(100_000, 3, Stream::with_identity(7, 1), None), None);
+    let taken = standby.take(100_000, 3, HOME, None).unwrap();
     assert_eq!((taken.0.get(), taken.1), (4096, id(5)));
-    assert_eq!(standby.take(100_000, 3, HOME), None, "it is out");
-    assert_eq!(standby.end(&mut offers), Outcome { releases: 0, is_out: true });
-    assert_eq!(standby.take(100_000, 3, HOME), None, "the offer has ended");
+    assert_eq!(standby.take(100_000, 3, HOME, None), None, "it is out");
+    assert_eq!(standby.end(&mut offers, None, |_| unreachable!()), Outcome { releases: 0, is_out: true });
+    assert_eq!(standby.take(100_000, 3, HOME, None), None, "the offer has ended");
 }
 
 #[test]
 fn only_the_block_itself_comes_back_and_only_once() {
     let (standby, mut offers) = on_offer(5);
-    assert!(!standby.give_back(4096, 100_000, id(5), HOME), "nobody has it");
-    let (address, taken) = standby.take(100_000, 3, HOME).unwrap();
+    assert!(!standby.give_back(4096, 100_000, id(5), HOME, None), "nobody has it");
+    let (address, taken) = standby.take(100_000, 3, HOME, None).unwrap();
     let address = address.get();
-    assert!(!standby.give_back(address + 1, 100_000, taken, HOME));
-    assert!(!standby.give_back(address, 99_999, taken, HOME));
-    assert!(!standby.give_back(address, 100_000, id(4), HOME));
-    assert!(!standby.give_back(address, 100_000, taken ^ 1 << 40, HOME), "another node's");
-    assert!(!standby.give_back(address, 100_000, taken, Stream::DEFAULT));
-    assert!(standby.give_back(address, 100_000, taken, HOME));
-    assert!(!standby.give_back(address, 100_000, taken, HOME));
-    let (_, again) = standby.take(100_000, 3, HOME).unwrap();
+    assert!(!standby.give_back(address + 1, 100_000, taken, HOME, None));
+    assert!(!standby.give_back(address, 99_999, taken, HOME, None));
+    assert!(!standby.give_back(address, 100_000, id(4), HOME, None));
+    assert!(!standby.give_back(address, 100_000, taken ^ 1 << 40, HOME, None), "another node's");
+    assert!(!standby.give_back(address, 100_000, taken, Stream::DEFAULT, None));
+    assert!(standby.give_back(address, 100_000, taken, HOME, None));
+    assert!(!standby.give_back(address, 100_000, taken, HOME, None));
+    let (_, again) = standby.take(100_000, 3, HOME, None).unwrap();
     assert_eq!(again, id(6));
-    assert!(!standby.give_back(address, 100_000, taken, HOME), "that life is over");
-    assert!(standby.give_back(address, 100_000, again, HOME));
-    assert_eq!(standby.end(&mut offers), Outcome { releases: 2, is_out: false });
-    assert_eq!(standby.end(&mut offers), Outcome { releases: 0, is_out: false });
+    assert!(!standby.give_back(address, 100_000, taken, HOME, None), "that life is over");
+    assert!(standby.give_back(address, 100_000, again, HOME, None));
+    assert_eq!(standby.end(&mut offers, None, |_| unreachable!()), Outcome { releases: 2, is_out: false });
+    assert_eq!(standby.end(&mut offers, None, |_| unreachable!()), Outcome { releases: 0, is_out: false });
 }
 
 #[test]
 fn generations_wrap_within_their_bits() {
     let last = id::NODE_GENERATIONS as u32;
     let (standby, mut offers) = on_offer(last);
-    let (address, taken) = standby.take(100_000, 3, HOME).unwrap();
+    let (address, taken) = standby.take(100_000, 3, HOME, None).unwrap();
     assert_eq!(taken, id(last));
-    assert!(standby.give_back(address.get(), 100_000, taken, HOME));
-    assert_eq!(standby.take(100_000, 3, HOME).unwrap().1, id(0));
-    assert_eq!(standby.end(&mut offers), Outcome { releases: 1, is_out: true });
+    assert!(standby.give_back(address.get(), 100_000, taken, HOME, None));
+    assert_eq!(standby.take(100_000, 3, HOME, None).unwrap().1, id(0));
+    assert_eq!(standby.end(&mut offers, None, |_| unreachable!()), Outcome { releases: 1, is_out: true });
 }
 
 #[test]
 fn no_two_offers_have_a_word_in_common() {
     let (standby, mut offers) = on_offer(id::NODE_GENERATIONS as u32);
     for generation in [id::NODE_GENERATIONS as u32, 0, 0, 5, 4] {
-        let (address, taken) = standby.take(100_000, 3, HOME).unwrap();
-        assert!(standby.give_back(address.get(), 100_000, taken, HOME));
+        let (address, taken) = standby.take(100_000, 3, HOME, None).unwrap();
+        assert!(standby.give_back(address.get(), 100_000, taken, HOME, None));
         let last = standby.word.load(Ordering::Relaxed);
-        standby.end(&mut offers);
-        standby.offer(&mut offers, offered(generation));
+        standby.end(&mut offers, None, |_| unreachable!());
+        standby.offer(&mut offers, offered(generation), None);
         assert!(standby.word.load(Ordering::Relaxed) > last);
     }
 }
@@ -86,9 +86,9 @@ fn no_two_offers_have_a_word_in_common() {
 #[test]
 fn when_numbers_have_come_to_their_end_nothing_is_offered() {
     let standby = Standby::new();
-    standby.offer(&mut Offers(u64::MAX >> 1), offered(1));
+    standby.offer(&mut Offers { word: u64::MAX >> 1, ..Offers::default() }, offered(1), None);
     assert!(!standby.is_on_offer());
-    assert_eq!(standby.take(100_000, 3, HOME), None);
+    assert_eq!(standby.take(100_000, 3, HOME, None), None);
 }
 
 const KIB: u64 = 1 << 10;

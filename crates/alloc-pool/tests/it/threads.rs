@@ -550,3 +550,30 @@ fn a_pool_may_be_used_as_its_thread_ends() {
     assert_idle(&rig);
     Arc::into_inner(rig).unwrap().close();
 }
+
+/// The thread that allocated releases small blocks one after the other, and a large one that stands by, while another
+/// thread releases the same ones: of each two releases one succeeds, though the first thread may own what it releases.
+#[test]
+fn a_block_released_by_its_owner_and_another_thread_is_released_once() {
+    for round in 0..100 {
+        let rig = Rig::default();
+        let blocks: Vec<_> = (0..40).map(|n| rig.take(1 + n * KIB, A)).collect();
+        // A pair has the large block stand by, out for the last time.
+        (0..3).for_each(|_| rig.give(rig.take(MIB, A), A));
+        let large = rig.take(MIB, A);
+        let all: Vec<_> = blocks.iter().copied().chain([large]).collect();
+        let barrier = Barrier::new(2);
+        let release_all = || {
+            barrier.wait();
+            all.iter().map(|&block| rig.try_give(block, A, &[]).is_ok()).collect::<Vec<_>>()
+        };
+        let (own, others) = std::thread::scope(|scope| {
+            let other = scope.spawn(release_all);
+            (release_all(), other.join().unwrap())
+        });
+        assert!(own.iter().zip(&others).all(|(own, other)| own != other), "round {round}: {own:?} {others:?}");
+        assert_eq!(rig.figures().in_use.current, 0);
+        assert_eq!(rig.figures().rejected_releases, all.len() as u64);
+        rig.close();
+    }
+}
