@@ -14,6 +14,7 @@ use alloc_core::{
 use crate::adjust::Limit;
 use crate::arena::Arena;
 use crate::arenas::Arenas;
+use crate::asymmetric;
 use crate::cache::{self, CacheCounters, CacheKey};
 use crate::config::{ConfigError, PoolConfig};
 use crate::driver::Driver;
@@ -114,6 +115,8 @@ impl<P: MemoryProvider> Pool<P> {
             registration: pressure::register(device, Weak::clone(inner) as Weak<dyn Relieve>),
             config,
         };
+        // Asked now, as the first to ask has all threads of the process told, which takes the system milliseconds.
+        asymmetric::is_available();
         Ok(Self { inner: Arc::new_cyclic(inner) })
     }
 
