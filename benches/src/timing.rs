@@ -35,6 +35,8 @@ impl Effort {
     }
 
     fn units_per_round(self, work: &mut impl FnMut(u64)) -> u64 {
+        // What the first does may take far longer than all others: it would have a round do next to nothing.
+        work(1);
         let mut units = 1_u64;
         loop {
             let start = Instant::now();
@@ -80,6 +82,23 @@ mod tests {
         assert!(ns > 0.0);
         let last = &rounds[rounds.len() - 3..];
         assert!(last.iter().all(|units| units == &last[0]));
+    }
+
+    #[test]
+    fn a_slow_first_unit_makes_no_short_rounds() {
+        let effort = Effort { rounds: 3, round: Duration::from_millis(2) };
+        let mut units_of_last = 0;
+        let mut first = true;
+        effort.ns_per_unit(|units| {
+            units_of_last = units;
+            if std::mem::take(&mut first) {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            (0..units).for_each(|unit| {
+                std::hint::black_box(unit);
+            });
+        });
+        assert!(units_of_last > 100, "{units_of_last}");
     }
 
     #[test]

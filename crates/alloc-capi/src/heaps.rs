@@ -4,13 +4,14 @@ use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use alloc_core::{AllocError, Device, DeviceAllocator, DeviceKind, DeviceMemory, MemoryProvider, registry};
+use alloc_core::{AllocError, Device, DeviceAllocator, DeviceKind, DeviceMemory, ProviderError, registry};
 use alloc_cpu::HostOptions;
 use alloc_cuda::{DeviceOptions, DeviceProvider, PinnedMethod, PinnedProvider};
 use alloc_pool::{ConfigError, Pool, PoolConfig, PoolError};
 
 use crate::failure::Failure;
 use crate::index::Owner;
+use crate::peers::{self, PeerAccess};
 
 /// The kinds of devices, in the order of the numbers that C has for them, from 1 on.
 const KINDS: [DeviceKind; 3] = [DeviceKind::CPU, DeviceKind::CUDA, DeviceKind::CUDA_PINNED];
@@ -30,9 +31,11 @@ pub(crate) trait Allocator: Debug + Send + Sync {
     fn set_limit(&self, limit: Option<u64>) -> bool;
     fn reset_peaks(&self) -> bool;
     fn memory(&self) -> Option<DeviceMemory>;
+    /// Lets another CUDA device reach the memory.
+    fn open_to(&self, peer: u16) -> Result<(), ProviderError>;
 }
 
-impl<P: MemoryProvider> Allocator for &'static Pool<P> {
+impl<P: PeerAccess> Allocator for &'static Pool<P> {
     fn allocator(&self) -> &'static dyn DeviceAllocator {
         *self
     }
@@ -49,6 +52,9 @@ impl<P: MemoryProvider> Allocator for &'static Pool<P> {
     }
     fn memory(&self) -> Option<DeviceMemory> {
         self.provider().memory().ok()
+    }
+    fn open_to(&self, peer: u16) -> Result<(), ProviderError> {
+        self.provider().open_to(peer)
     }
 }
 
@@ -71,6 +77,9 @@ impl Allocator for Installed {
     }
     fn memory(&self) -> Option<DeviceMemory> {
         None
+    }
+    fn open_to(&self, _peer: u16) -> Result<(), ProviderError> {
+        Ok(())
     }
 }
 
@@ -159,6 +168,10 @@ impl Heap {
     pub(crate) fn memory(&self) -> Option<DeviceMemory> {
         self.allocator.memory()
     }
+
+    pub(crate) fn open_to(&self, peer: u16) -> Result<(), ProviderError> {
+        self.allocator.open_to(peer)
+    }
 }
 
 static TABLE: [OnceLock<Heap>; HEAPS as usize] = [const { OnceLock::new() }; HEAPS as usize];
@@ -222,7 +235,9 @@ fn make(device: Device) -> Result<&'static Heap, Failure> {
     let headroom = if ours { headroom(device)? } else { 0 };
     let allocator = made.unwrap_or_else(|| Box::new(Installed(registered)));
     let (owner, live) = (place as Owner, Live::default());
-    Ok(TABLE[place].get_or_init(|| Heap { device, owner, live, headroom, allocator }))
+    let heap = Heap { device, owner, live, headroom, allocator };
+    peers::open_to_each_other(&heap, all());
+    Ok(TABLE[place].get_or_init(|| heap))
 }
 
 /// A pool that lives as long as the process, for the registry and, with all that it can do, for us.
@@ -235,7 +250,8 @@ fn new_pool(device: Device, made: &mut Option<Box<dyn Allocator>>) -> Result<Box
             Ok(keep(pool, made))
         }
         DeviceKind::CUDA => {
-            let options = DeviceOptions::default().headroom(headroom(device)?);
+            let mut options = DeviceOptions::default().headroom(headroom(device)?);
+            options.addressing = peers::addressing(device)?;
             let provider = DeviceProvider::new(device.ordinal(), &options)?;
             Ok(keep(Pool::new(provider, config)?, made))
         }
@@ -258,7 +274,7 @@ pub(crate) fn headroom(device: Device) -> Result<u64, AllocError> {
     }
 }
 
-fn keep<P: MemoryProvider>(pool: Pool<P>, made: &mut Option<Box<dyn Allocator>>) -> Box<dyn DeviceAllocator> {
+fn keep<P: PeerAccess>(pool: Pool<P>, made: &mut Option<Box<dyn Allocator>>) -> Box<dyn DeviceAllocator> {
     let pool: &'static Pool<P> = Box::leak(Box::new(pool));
     *made = Some(Box::new(pool));
     Box::new(pool)

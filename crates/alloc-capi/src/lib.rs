@@ -30,6 +30,7 @@ pub mod ffi;
 mod heaps;
 mod index;
 mod memory;
+mod peers;
 mod report;
 #[cfg(feature = "cuda")]
 mod torch;

@@ -70,6 +70,15 @@ pub fn device_info(ordinal: u16) -> Result<DeviceInfo, ProviderError> {
     })
 }
 
+/// Whether kernels and copies of the device `from` can reach memory of the device `to` directly, where that memory is
+/// [open to it](crate::DeviceProvider::open_to). No context is made for either.
+///
+/// # Errors
+/// As [`device_count`], and for an ordinal that no device has.
+pub fn can_access_peer(from: u16, to: u16) -> Result<bool, ProviderError> {
+    context::can_access_peer(from, to)
+}
+
 /// Waits for all work of a device, in its primary context.
 ///
 /// # Errors

@@ -1,8 +1,9 @@
 //! The process's pools, one of each kind a device, and private ones.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use alloc_core::{AllocError, Device, DeviceAllocator, DeviceKind, Stream, registry};
+use alloc_core::{AllocError, Device, DeviceAllocator, DeviceKind, MemoryProvider, Stream, registry};
 use alloc_pool::{Pool, PoolConfig};
 
 use crate::provider::{DeviceOptions, DeviceProvider, PinnedMethod, PinnedProvider};
@@ -15,6 +16,9 @@ pub type PinnedPool = Pool<PinnedProvider>;
 
 /// The process's pool of a device's memory, made on first use. Settings come from the environment
 /// ([`PoolConfig::from_env`]); a program that wants others [installs](registry::install) its own first.
+///
+/// The first copy between two devices [opens](DeviceProvider::open_to) these pools of both to each other where the devices
+/// reach each other, so that copies go directly. Until then no device pays for access that nobody uses.
 ///
 /// # Errors
 /// [`ProviderErrorKind::Unavailable`](alloc_core::ProviderErrorKind::Unavailable) without CUDA, a driver or such a
@@ -38,8 +42,61 @@ pub fn global(ordinal: u16) -> Result<&'static dyn DeviceAllocator, AllocError> 
     }
     Ok(registry::get_or_try_init(device, || -> Result<Box<dyn DeviceAllocator>, AllocError> {
         let provider = DeviceProvider::new(ordinal, &DeviceOptions::default())?;
-        Ok(Box::new(Pool::new(provider, environment(device)?)?))
+        let pool: &'static DevicePool = Box::leak(Box::new(Pool::new(provider, environment(device)?)?));
+        peers().add(pool.provider());
+        Ok(Box::new(pool))
     })?)
+}
+
+/// The process's pools that are opened to each other when they have to be.
+#[derive(Debug)]
+struct Peers {
+    providers: Vec<&'static DeviceProvider>,
+    /// The devices between which something was copied, the lower ordinal first.
+    pairs: BTreeSet<(u16, u16)>,
+}
+
+static PEERS: Mutex<Peers> = Mutex::new(Peers { providers: Vec::new(), pairs: BTreeSet::new() });
+
+fn peers() -> MutexGuard<'static, Peers> {
+    PEERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Peers {
+    fn add(&mut self, provider: &'static DeviceProvider) {
+        self.providers.push(provider);
+        let ordinal = provider.device().ordinal();
+        for &(one, other) in &self.pairs {
+            if one == ordinal {
+                open(provider, other);
+            } else if other == ordinal {
+                open(provider, one);
+            }
+        }
+    }
+}
+
+/// Opens the process's pools of two devices to each other, if that was not tried before. To be called before a copy between
+/// them.
+pub(crate) fn open_between(one: u16, other: u16) {
+    let mut peers = peers();
+    if !peers.pairs.insert((one.min(other), one.max(other))) {
+        return;
+    }
+    for provider in &peers.providers {
+        match provider.device().ordinal() {
+            ordinal if ordinal == one => open(provider, other),
+            ordinal if ordinal == other => open(provider, one),
+            _ => {}
+        }
+    }
+}
+
+/// Without access, copies take the way over the host.
+fn open(provider: &DeviceProvider, peer: u16) {
+    if let Err(error) = provider.open_to(peer) {
+        tracing::debug!(device = %provider.device(), peer, %error, "memory stays closed to a peer");
+    }
 }
 
 /// The process's pool of host memory that is page-locked through a device, as [`global`] is of its own memory.

@@ -50,7 +50,7 @@ mod transfer;
 #[cfg(feature = "cudarc")]
 pub use crate::cudarc::{CudarcError, CudarcSlice};
 pub use async_allocator::AsyncAllocator;
-pub use device::{DeviceInfo, device_count, device_info, driver_version, is_available, synchronize};
+pub use device::{DeviceInfo, can_access_peer, device_count, device_info, driver_version, is_available, synchronize};
 pub use direct_allocator::DirectAllocator;
 pub use driver::Event;
 pub use global::{DevicePool, PinnedPool, device_pool, global, pinned, pinned_pool, tell_of_retired_streams};

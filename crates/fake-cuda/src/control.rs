@@ -68,6 +68,13 @@ extern "C" fn fake_cuda_failures_left() -> u64 {
     lock().failures.len() as u64
 }
 
+/// Lets the process see this many devices, of all that there are at most.
+#[unsafe(no_mangle)]
+extern "C" fn fake_cuda_visible(count: u32) {
+    let mut world = lock();
+    world.visible = (count as usize).min(world.devices.len());
+}
+
 /// Breaks a device's contexts with a sticky error, or heals them with zero.
 #[unsafe(no_mangle)]
 extern "C" fn fake_cuda_poison(device: u32, code: i32) {

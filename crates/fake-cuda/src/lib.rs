@@ -7,7 +7,8 @@
 //! a call that capture forbids) is written to a list of violations.
 //!
 //! The environment is read when the library is loaded: `FAKE_CUDA_DEVICES` (4), `FAKE_CUDA_VERSION` (12080),
-//! `FAKE_CUDA_CAPACITY` (bytes a device, 1 GiB). Of the devices, the third of every four can't manage virtual memory
+//! `FAKE_CUDA_CAPACITY` (bytes a device, 1 GiB), `FAKE_CUDA_BREAKS_ALL` (1 if a kernel that traps breaks the contexts of all
+//! devices). Of the devices, the third of every four can't manage virtual memory
 //! and the fourth has no memory pools and no peers; neither hands
 //! memory to other processes. Functions named `fake_cuda_*` are the tests' own; see `control`.
 

@@ -443,8 +443,11 @@ impl World {
     }
 
     fn poison(&mut self, context: u64, code: i32) {
-        if let Some(device) = self.contexts.get(&context).map(|context| context.device) {
-            self.devices[device].poisoned = code;
+        let Some(broken) = self.contexts.get(&context).map(|context| context.device) else { return };
+        for (index, device) in self.devices.iter_mut().enumerate() {
+            if index == broken || self.breaks_all {
+                device.poisoned = code;
+            }
         }
     }
 

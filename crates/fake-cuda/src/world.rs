@@ -45,6 +45,10 @@ pub(crate) struct World {
     pub(crate) initialised: bool,
     pub(crate) version: i32,
     pub(crate) devices: Vec<Device>,
+    /// How many of the devices the driver lets the process see.
+    pub(crate) visible: usize,
+    /// Whether what breaks one context breaks those of all devices, as drivers of CUDA 13 do.
+    pub(crate) breaks_all: bool,
     pub(crate) contexts: HashMap<u64, Context>,
     pub(crate) reservations: BTreeMap<u64, u64>,
     pub(crate) physical: HashMap<u64, Physical>,
@@ -100,6 +104,8 @@ static WORLD: LazyLock<Mutex<World>> = LazyLock::new(|| {
             default_pool,
         });
     }
+    world.visible = world.devices.len();
+    world.breaks_all = variable("FAKE_CUDA_BREAKS_ALL", 0) != 0;
     Mutex::new(world)
 });
 
@@ -220,7 +226,7 @@ impl World {
     }
 
     pub(crate) fn device_index(&self, ordinal: i32) -> Result<usize, i32> {
-        usize::try_from(ordinal).ok().filter(|index| *index < self.devices.len()).ok_or(crate::abi::INVALID_DEVICE)
+        usize::try_from(ordinal).ok().filter(|index| *index < self.visible).ok_or(crate::abi::INVALID_DEVICE)
     }
 
     /// Takes memory of a device into account.

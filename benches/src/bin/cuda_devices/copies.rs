@@ -1,11 +1,10 @@
 //! Copies between two devices: buffers against the driver's own call on the same memory, and against two copies by way of
 //! page-locked memory.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use alloc_core::{AllocatorHandle, Place, Transfer};
-use alloc_cuda::{CudaStream, CudaTransfer, DeviceOptions, DevicePool};
+use alloc_cuda::{CudaStream, CudaTransfer, DeviceOptions};
 use alloc_pool::PoolConfig;
 use anyhow::ensure;
 use buffer::Buffer;
@@ -35,38 +34,63 @@ pub(crate) fn run(bench: &Bench) -> anyhow::Result<()> {
     // Without a current context the driver refuses ranges that lie in several mappings; ours makes one current itself.
     // SAFETY: the context is retained.
     unsafe { sys::cuCtxSetCurrent(contexts[0]) }.result()?;
-    for open in [true, false] {
-        if open && !are_peers(0, 1) {
+    for memory in [Memory::Closed, Memory::Open, Memory::Global] {
+        if memory == Memory::Open && !are_peers(0, 1) {
             bench.say("copies with direct access: left out, as devices 0 and 1 don't reach each other");
             continue;
         }
-        let pools = [pool(0, open)?, pool(1, open)?];
+        let allocators = [allocator(0, memory)?, allocator(1, memory)?];
         for from in [0, 1] {
-            let case = format!("{from} to {}, {}", 1 - from, if open { "open" } else { "closed" });
+            let case = format!("{from} to {}, {}", 1 - from, memory.text());
             for bytes in SIZES.into_iter().filter(|bytes| !bench.options.quick || *bytes <= 16 << 20) {
-                one(bench, &case, &pools, contexts, from, bytes)?;
+                one(bench, &case, &allocators, contexts, from, bytes)?;
             }
         }
     }
     Ok(())
 }
 
-fn pool(ordinal: u16, open: bool) -> anyhow::Result<Arc<DevicePool>> {
+/// Whose memory is copied.
+#[derive(Clone, Copy, PartialEq)]
+enum Memory {
+    /// Private pools that the other device does not reach.
+    Closed,
+    /// Private pools that it does.
+    Open,
+    /// The process's pools, which the first copy opens to each other.
+    Global,
+}
+
+impl Memory {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::Global => "global",
+        }
+    }
+}
+
+fn allocator(ordinal: u16, memory: Memory) -> anyhow::Result<AllocatorHandle> {
     let options = DeviceOptions::default();
-    let options = if open { options.peers([1 - ordinal]) } else { options };
-    Ok(alloc_cuda::device_pool(ordinal, &options, PoolConfig::default())?)
+    let pool = |options| alloc_cuda::device_pool(ordinal, options, PoolConfig::default());
+    Ok(match memory {
+        Memory::Closed => pool(&options)?.into(),
+        Memory::Open => pool(&options.peers([1 - ordinal]))?.into(),
+        Memory::Global => alloc_cuda::global(ordinal)?.into(),
+    })
 }
 
 fn one(
     bench: &Bench,
     case: &str,
-    pools: &[Arc<DevicePool>; 2],
+    allocators: &[AllocatorHandle; 2],
     contexts: [sys::CUcontext; 2],
     from: usize,
     bytes: u64,
 ) -> anyhow::Result<()> {
     let to = 1 - from;
-    let handle = |index: usize| AllocatorHandle::from(Arc::clone(&pools[index]));
+    let handle = |index: usize| allocators[index].clone();
     let streams = [CudaStream::new(from as u16)?, CudaStream::new(to as u16)?];
     let stream = &streams[0];
     let pattern: Vec<u8> = (0..bytes).map(|index| (index * 7 + index / 251) as u8).collect();
@@ -74,7 +98,7 @@ fn one(
     let mut target = Buffer::zeroed_on(handle(to), bytes, streams[1].stream())?;
     target.make_ready_on(stream.stream())?;
     // As many as make a round of a few milliseconds, so that waiting for the end weighs little.
-    let count = ((512 << 20) / bytes).clamp(2, 400);
+    let count = ((2 << 30) / bytes).clamp(4, 400);
     let [ours, raw, over_host] = bench.turns::<3>(|who| {
         stream.synchronize()?;
         let start = Instant::now();

@@ -7,6 +7,7 @@ use std::ffi::{c_int, c_void};
 use std::ptr::NonNull;
 
 use crate::failure::{Failure, Status};
+use crate::heaps;
 use crate::memory::Claim;
 use crate::torch::filter::{Filter, StdFunction};
 use crate::torch::{self, throw};
@@ -30,8 +31,7 @@ impl TorchPoolId {
 }
 
 fn ordinal(device: c_int) -> Result<u16, Failure> {
-    let value = device.into();
-    u16::try_from(device).map_err(|_| Failure::InvalidArgument { what: "device number", value })
+    heaps::device(super::DEVMEM_KIND_CUDA, device).map(|device| device.ordinal())
 }
 
 /// Runs `f`, and throws what fails.

@@ -4,8 +4,8 @@ use std::ffi::{CStr, c_void};
 use std::ops::Deref;
 use std::ptr::null_mut;
 
-use alloc_core::{Device, DeviceAllocator, Stream, registry};
-use alloc_cuda::CudaStream;
+use alloc_core::{Address, Device, DeviceAllocator, Place, Stream, Transfer, registry};
+use alloc_cuda::{CudaStream, CudaTransfer};
 use device_memory::Status;
 use device_memory::ffi::torch::*;
 use device_memory::ffi::*;
@@ -21,7 +21,11 @@ struct NamedStream(CudaStream);
 
 impl NamedStream {
     fn new() -> Self {
-        Self(CudaStream::new(0).unwrap())
+        Self::of(0)
+    }
+
+    fn of(ordinal: u16) -> Self {
+        Self(CudaStream::new(ordinal).unwrap())
     }
 }
 
@@ -36,7 +40,8 @@ impl Deref for NamedStream {
 impl Drop for NamedStream {
     fn drop(&mut self) {
         // SAFETY: the stream still lives.
-        assert_eq!(unsafe { devmem_retire_stream(CUDA, 0, self.handle()) }, Status::Ok);
+        let retired = unsafe { devmem_retire_stream(CUDA, self.device().ordinal().into(), self.handle()) };
+        assert_eq!(retired, Status::Ok);
     }
 }
 
@@ -66,6 +71,8 @@ fn last_error() -> String {
 /// The fake driver, and an empty pool.
 fn start() -> Option<Fake> {
     let fake = fake()?;
+    // Two that reach each other; the others are shown to those who ask for them.
+    fake.show_devices(2);
     devmem_torch_init(1);
     let warm = take(1, Stream::DEFAULT);
     give(warm, 1, Stream::DEFAULT);
@@ -326,6 +333,45 @@ fn a_full_device_leaves_the_driver_its_part() {
     let free = (1 << 30) - fake.used(0);
     assert!((4 << 20..8 << 20).contains(&free), "{free}");
     blocks.into_iter().for_each(|block| give(block, 8 * MIB, Stream::DEFAULT));
+    devmem_torch_reset();
+}
+
+#[test]
+fn devices_of_one_process_reach_each_other() {
+    let Some(fake) = start() else { return };
+    let streams = [0, 1].map(NamedStream::of);
+    let take = |ordinal: i32, stream: &NamedStream| {
+        // SAFETY: the stream lives.
+        let pointer = unsafe { devmem_torch_alloc(8 * MIB, ordinal, handle(stream.stream())) };
+        assert!(!pointer.is_null(), "{}", last_error());
+        pointer
+    };
+    // What was there before the second device was used, and what comes after.
+    let before = take(0, &streams[0]);
+    let there = take(1, &streams[1]);
+    let after = take(0, &streams[0]);
+    for (ordinal, from, to) in [(0, before, there), (1, there, after), (1, before, there), (0, after, there)] {
+        // As PyTorch copies: a call that names no devices, on a stream of either.
+        let device = Device::cuda(ordinal);
+        let [from, to] = [from, to].map(|pointer| Place { device, address: Address::new(pointer as u64) });
+        let stream = &streams[usize::from(ordinal)];
+        // SAFETY: both are as long, and live past the wait.
+        unsafe { CudaTransfer::of(ordinal).unwrap().copy(from, to, 8 << 20, stream.stream()) }.unwrap();
+        stream.synchronize().unwrap();
+    }
+    for (ordinal, pointer) in [(0, before), (1, there), (0, after)] {
+        // SAFETY: nothing uses the blocks.
+        unsafe { devmem_torch_free(pointer, 8 * MIB, ordinal, handle(streams[ordinal as usize].stream())) };
+    }
+    assert_eq!(fake.violations(), Vec::<String>::new());
+    // One that the others don't reach has segments, which the driver copies for anybody.
+    fake.show_devices(4);
+    let creations = fake.calls("cuMemCreate");
+    let apart = NamedStream::of(3);
+    let block = take(3, &apart);
+    assert_eq!(fake.calls("cuMemCreate"), creations);
+    // SAFETY: nothing uses the block.
+    unsafe { devmem_torch_free(block, 8 * MIB, 3, handle(apart.stream())) };
     devmem_torch_reset();
 }
 

@@ -93,6 +93,29 @@ pub(crate) fn count() -> Result<u16, ProviderError> {
     Ok(u16::try_from(count).unwrap_or(u16::MAX))
 }
 
+/// The driver's number of the device `ordinal`.
+fn device_number(ordinal: u16) -> Result<i32, ProviderError> {
+    let name = Device::cuda(ordinal);
+    initialise().map_err(|error| ProviderError { device: name, ..error })?;
+    let mut device = 0;
+    // SAFETY: the driver is initialised; the out parameter is a local.
+    check(name, "cuDeviceGet", unsafe { calls::cuDeviceGet(&raw mut device, i32::from(ordinal)) })?;
+    Ok(device)
+}
+
+/// Whether a device can reach another's memory directly, by the driver's numbers; `name` is for errors.
+fn reaches(name: Device, from: i32, to: i32) -> Result<bool, ProviderError> {
+    let mut can = 0;
+    // SAFETY: both numbers are the driver's; the out parameter is a local.
+    check(name, "cuDeviceCanAccessPeer", unsafe { calls::cuDeviceCanAccessPeer(&raw mut can, from, to) })?;
+    Ok(can != 0)
+}
+
+/// Whether a device can reach another's memory directly. No context is made.
+pub(crate) fn can_access_peer(from: u16, to: u16) -> Result<bool, ProviderError> {
+    reaches(Device::cuda(from), device_number(from)?, device_number(to)?)
+}
+
 impl Context {
     /// The device `ordinal`, its primary context retained on the first call.
     pub(crate) fn open(ordinal: u16) -> Result<&'static Self, ProviderError> {
@@ -100,11 +123,7 @@ impl Context {
         if let Some(context) = open.get(&ordinal) {
             return Ok(context);
         }
-        let name = Device::cuda(ordinal);
-        initialise().map_err(|error| ProviderError { device: name, ..error })?;
-        let mut device = 0;
-        // SAFETY: the out parameter is a local.
-        check(name, "cuDeviceGet", unsafe { calls::cuDeviceGet(&raw mut device, i32::from(ordinal)) })?;
+        let (name, device) = (Device::cuda(ordinal), device_number(ordinal)?);
         let mut handle = 0;
         // SAFETY: the device was just found; the out parameter is a local. The calling thread's current context
         // stays what it was.
@@ -196,10 +215,7 @@ impl Context {
 
     /// Whether this device can reach the memory of another, by the driver's number, directly.
     pub(crate) fn can_access(&self, peer: i32) -> Result<bool, ProviderError> {
-        let mut can = 0;
-        // SAFETY: this device is open and the other's number is the driver's; the out parameter is a local.
-        self.check("cuDeviceCanAccessPeer", unsafe { calls::cuDeviceCanAccessPeer(&raw mut can, self.device, peer) })?;
-        Ok(can != 0)
+        reaches(self.name(), self.device, peer)
     }
 
     /// Lets work on this device use `peer`'s `cuMemAlloc` memory directly.

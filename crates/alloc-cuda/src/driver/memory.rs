@@ -127,16 +127,26 @@ impl Context {
         let _current = self.enter_relaxed()?;
         // SAFETY: the caller's promise.
         self.check("cuMemMap", unsafe { calls::cuMemMap(address, bytes as usize, 0, handle, 0) })?;
-        let access = access(devices);
-        // SAFETY: the range was just mapped; the array lives to the end of the call.
-        let allowed = self.check("cuMemSetAccess", unsafe {
-            calls::cuMemSetAccess(address, bytes as usize, access.as_ptr(), access.len())
-        });
+        // SAFETY: the range was just mapped.
+        let allowed = unsafe { self.set_access(address, bytes, devices) };
         if allowed.is_err() {
             // SAFETY: the range was just mapped, and nobody has used it. The first error is the one to report.
             let _ = unsafe { calls::cuMemUnmap(address, bytes as usize) };
         }
         allowed
+    }
+
+    /// Lets `devices` read and write what is mapped.
+    ///
+    /// # Safety
+    /// The range is that of one mapping, which stays to the end of the call.
+    pub(crate) unsafe fn set_access(&self, address: u64, bytes: u64, devices: &[i32]) -> Result<(), ProviderError> {
+        let _current = self.enter_relaxed()?;
+        let access = access(devices);
+        // SAFETY: the caller's promise; the array lives to the end of the call.
+        self.check("cuMemSetAccess", unsafe {
+            calls::cuMemSetAccess(address, bytes as usize, access.as_ptr(), access.len())
+        })
     }
 
     /// # Safety

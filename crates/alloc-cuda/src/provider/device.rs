@@ -2,12 +2,14 @@
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use alloc_core::{
     Address, AddressRange, Addressing, Device, DeviceMemory, MemoryProvider, ProviderError, ProviderErrorKind, Stream,
     Transfer,
 };
 
+use super::access::Access;
 use crate::driver::context::Attribute;
 use crate::driver::memory::Abilities;
 use crate::driver::{Context, Event};
@@ -23,7 +25,8 @@ pub struct DeviceOptions {
     /// [`Addressing::Mapped`] for pages that can be moved (virtual memory management), [`Addressing::Segmented`] for
     /// `cuMemAlloc`, `None` for the first if the device has it and else the second.
     pub addressing: Option<Addressing>,
-    /// Ordinals of other devices whose kernels and copies are to reach the memory directly.
+    /// Ordinals of other devices whose kernels and copies are to reach the memory directly, from the beginning;
+    /// [`DeviceProvider::open_to`] adds more later.
     pub peers: Vec<u16>,
     /// Bytes of the device to leave free for the driver, which needs memory of its own when a kernel is first launched
     /// or needs more local memory than any before. Default: 0.
@@ -91,8 +94,7 @@ pub struct DeviceProvider {
     addressing: Addressing,
     granularity: u64,
     abilities: Abilities,
-    /// The driver's numbers of the devices that can use the memory, this one first.
-    access: Vec<i32>,
+    access: Mutex<Access>,
     headroom: u64,
     /// Bytes that may be taken before the device is asked again how much is free.
     unasked: AtomicU64,
@@ -116,20 +118,6 @@ impl DeviceProvider {
             None if can_map => Addressing::Mapped,
             None => Addressing::Segmented,
         };
-        let mut access = vec![context.device()];
-        for peer in &options.peers {
-            let peer = Context::open(*peer)?;
-            if access.contains(&peer.device()) {
-                continue;
-            }
-            if !peer.can_access(context.device())? {
-                return Err(unsupported(context, "cuDeviceCanAccessPeer", "the peer can't reach the device"));
-            }
-            if addressing == Addressing::Segmented {
-                peer.enable_access_to(context)?;
-            }
-            access.push(peer.device());
-        }
         let mapped = addressing == Addressing::Mapped;
         let shareable = mapped && options.shareable;
         if shareable && !context.has(Attribute::FileDescriptorHandles)? {
@@ -139,7 +127,50 @@ impl DeviceProvider {
         let granularity = if mapped { context.granularity(abilities)? } else { SEGMENT_GRANULARITY };
         let transfer = CudaTransfer::of(ordinal)?;
         let (headroom, unasked) = (options.headroom, AtomicU64::new(0));
-        Ok(Self { context, transfer, addressing, granularity, abilities, access, headroom, unasked })
+        let access = Mutex::new(Access::of(context.device()));
+        let provider = Self { context, transfer, addressing, granularity, abilities, access, headroom, unasked };
+        options.peers.iter().try_for_each(|peer| provider.open_to(*peer))?;
+        Ok(provider)
+    }
+
+    /// From now on kernels and copies of the device `peer` reach the memory directly: what there is, whether in use or
+    /// not, and what is made later, whose making then takes the driver about as long again. Does nothing if they do
+    /// already.
+    ///
+    /// # Errors
+    /// [`ProviderErrorKind::Unsupported`] if the peer can't reach the device;
+    /// [`ProviderErrorKind::Unavailable`] without such a device; else what the driver reports. Then memory made later is
+    /// closed to the peer as before.
+    ///
+    /// ```
+    /// use alloc_cuda::{DeviceOptions, DeviceProvider};
+    ///
+    /// if alloc_cuda::device_count().is_ok_and(|count| count > 1) && alloc_cuda::can_access_peer(1, 0)? {
+    ///     let provider = DeviceProvider::new(0, &DeviceOptions::default())?;
+    ///     provider.open_to(1)?;
+    /// }
+    /// # Ok::<(), alloc_core::ProviderError>(())
+    /// ```
+    pub fn open_to(&self, peer: u16) -> Result<(), ProviderError> {
+        let peer = Context::open(peer)?;
+        let mut access = self.lock_access();
+        if access.includes(peer.device()) {
+            return Ok(());
+        }
+        if !peer.can_access(self.context.device())? {
+            return Err(unsupported(self.context, "cuDeviceCanAccessPeer", "the peer can't reach the device"));
+        }
+        if self.addressing == Addressing::Segmented {
+            peer.enable_access_to(self.context)?;
+        }
+        access.open_views(peer.device(), |at, bytes, devices| {
+            // SAFETY: a view stays mapped until `unmap` has taken it out of the list, which the lock keeps it from.
+            unsafe { self.context.set_access(at, bytes, devices) }
+        })
+    }
+
+    fn lock_access(&self) -> MutexGuard<'_, Access> {
+        self.access.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Refuses what would leave the device less than the headroom. The device is asked when half of what it could spare
@@ -244,13 +275,20 @@ unsafe impl MemoryProvider for DeviceProvider {
     }
 
     unsafe fn map(&self, at: Address, physical: &Physical, bytes: u64) -> Result<(), ProviderError> {
+        // Locked until the view is in the list, lest a peer that comes in between misses it.
+        let mut access = self.lock_access();
         // SAFETY: the caller's promise is the one asked for.
-        unsafe { self.context.map(at.get(), bytes, physical.base, &self.access) }
+        unsafe { self.context.map(at.get(), bytes, physical.base, access.devices()) }?;
+        access.add_view(at.get(), bytes);
+        Ok(())
     }
 
     unsafe fn unmap(&self, at: Address, bytes: u64) -> Result<(), ProviderError> {
+        let mut access = self.lock_access();
         // SAFETY: the caller's promise is the one asked for.
-        unsafe { self.context.unmap(at.get(), bytes) }
+        unsafe { self.context.unmap(at.get(), bytes) }?;
+        access.remove_view(at.get());
+        Ok(())
     }
 
     fn segment_address(&self, physical: &Physical) -> Address {

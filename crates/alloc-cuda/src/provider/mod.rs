@@ -37,6 +37,7 @@ macro_rules! work_of_a_context {
     };
 }
 
+mod access;
 mod carved;
 mod device;
 mod host_pages;

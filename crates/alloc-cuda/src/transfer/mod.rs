@@ -11,6 +11,7 @@ use alloc_core::{Device, DeviceKind, Place, ProviderError, Stream, Transfer, Tra
 use crate::driver::error::{STREAM_CAPTURE_UNSUPPORTED, error};
 use crate::driver::stream::{PER_THREAD, Target};
 use crate::driver::{Context, Event};
+use crate::global;
 use lanes::Lanes;
 use staging::Staging;
 
@@ -113,6 +114,7 @@ unsafe impl Transfer for CudaTransfer {
                 unsafe { std::ptr::copy_nonoverlapping(source as *const u8, target as *mut u8, bytes as usize) };
             }
             (DeviceKind::CUDA, DeviceKind::CUDA) if from.device != to.device => {
+                global::open_between(from.device.ordinal(), to.device.ordinal());
                 let (source_context, target_context) =
                     (Context::open(from.device.ordinal())?, Context::open(to.device.ordinal())?);
                 // SAFETY: the caller's promise; each address is of the device named with it.

@@ -18,7 +18,7 @@ exports! {
     }
 
     fn cuDeviceGetCount(count: Out<i32>) |world| {
-        count.set(world.devices.len() as i32);
+        count.set(world.visible as i32);
         Ok(())
     }
 

@@ -9,8 +9,6 @@ use alloc_core::{
     AllocError, Block, Device, DeviceAllocator, Layout, ReleaseError, Statistics, Stream, StreamSet, Transfer,
 };
 
-use alloc_cuda::{DeviceOptions, DeviceProvider};
-
 /// Whether the tests are to run on a real GPU.
 pub fn on_gpu() -> bool {
     std::env::var_os("ALLOC_CUDA_TEST_GPU").is_some_and(|value| value == "1")
@@ -89,6 +87,7 @@ control_functions! {
     fn fake_cuda_violations(to: *mut u8, capacity: usize) -> usize;
     fn fake_cuda_fail(name: *const c_char, after: u64, code: i32);
     fn fake_cuda_failures_left() -> u64;
+    fn fake_cuda_visible(count: u32);
     fn fake_cuda_poison(device: u32, code: i32);
     fn fake_cuda_hold(stream: u64, held: bool);
     fn fake_cuda_pending(stream: u64) -> u64;
@@ -178,7 +177,7 @@ pub fn two_peers(test: &str) -> bool {
     if !two_devices(test) {
         return false;
     }
-    let reach = !on_gpu() || DeviceProvider::new(0, &DeviceOptions::default().peers([1])).is_ok();
+    let reach = !on_gpu() || alloc_cuda::can_access_peer(0, 1).unwrap() && alloc_cuda::can_access_peer(1, 0).unwrap();
     if !reach {
         println!("{test}: left out, as devices 0 and 1 don't reach each other");
     }
@@ -280,6 +279,11 @@ impl Fake {
 
     pub fn failures_left(&self) -> u64 {
         fake_cuda_failures_left()
+    }
+
+    /// From now on there are this many devices.
+    pub fn show_devices(&self, count: u32) {
+        fake_cuda_visible(count);
     }
 
     pub fn poison(&self, device: u16, code: i32) {

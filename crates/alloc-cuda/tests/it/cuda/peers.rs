@@ -66,6 +66,68 @@ fn peers_get_access_where_it_is_asked_for() {
 }
 
 #[test]
+fn memory_in_use_is_opened_to_a_peer_that_comes_later() {
+    let Some(fake) = fake() else { return };
+    for addressing in [Addressing::Mapped, Addressing::Segmented] {
+        let options = DeviceOptions::default().addressing(addressing);
+        let pool = alloc_cuda::device_pool(0, &options, PoolConfig::default()).unwrap();
+        let stream = CudaStream::new(1).unwrap();
+        let before = pool.allocate(bytes(3 << 20), stream.stream()).unwrap();
+        if addressing == Addressing::Mapped {
+            // What could not be opened stays closed, and is opened the next time.
+            fake.fail("cuMemSetAccess", 0, 304);
+            assert_eq!(pool.provider().open_to(1).unwrap_err().call, "cuMemSetAccess");
+        }
+        pool.provider().open_to(1).unwrap();
+        let calls = fake.calls("cuMemSetAccess");
+        pool.provider().open_to(1).unwrap();
+        assert_eq!(fake.calls("cuMemSetAccess"), calls, "once is enough");
+        let after = pool.allocate(bytes(40 << 20), stream.stream()).unwrap();
+        for block in [before, after] {
+            // By a stream of device 1, as if the memory were its own.
+            let place = Place { device: Device::cuda(1), address: block.address() };
+            // SAFETY: the place is valid.
+            unsafe { CudaTransfer::of(1).unwrap().fill(place, block.size(), 9, stream.stream()) }.unwrap();
+            stream.synchronize().unwrap();
+            release(&*pool, block, stream.stream());
+        }
+        let refused = pool.provider().open_to(3).unwrap_err();
+        assert_eq!(refused.kind, ProviderErrorKind::Unsupported);
+    }
+}
+
+#[test]
+fn the_first_copy_opens_the_global_pools_to_each_other() {
+    let Some(fake) = fake() else { return };
+    let streams = [0, 1].map(|ordinal| CudaStream::new(ordinal).unwrap());
+    let pools = [0, 1].map(|ordinal| alloc_cuda::global(ordinal).unwrap());
+    let blocks = [0, 1].map(|index| pools[index].allocate(bytes(3 << 20), streams[index].stream()).unwrap());
+    let places = [0, 1].map(|index| Place { device: pools[index].device(), address: blocks[index].address() });
+    streams[0].wait_for(&streams[1]).unwrap();
+    // SAFETY: both places are valid, and the stream comes after the other.
+    unsafe { CudaTransfer::of(0).unwrap().copy(places[0], places[1], 3 << 20, streams[0].stream()) }.unwrap();
+    streams[1].wait_for(&streams[0]).unwrap();
+    for (here, there) in [(0, 1), (1, 0)] {
+        let as_own = Place { device: pools[here].device(), ..places[there] };
+        // SAFETY: as above.
+        unsafe { CudaTransfer::of(here as u16).unwrap().fill(as_own, 3 << 20, 5, streams[here].stream()) }.unwrap();
+        streams[here].synchronize().unwrap();
+    }
+    for index in [0, 1] {
+        release(pools[index], blocks[index], streams[index].stream());
+    }
+    // There may be fewer devices than that.
+    fake.show_devices(1);
+    assert_eq!(alloc_cuda::device_count(), Ok(1));
+    assert!(alloc_cuda::can_access_peer(0, 1).is_err());
+    fake.show_devices(4);
+    assert_eq!(
+        [(0, 1), (1, 0), (0, 3)].map(|(from, to)| alloc_cuda::can_access_peer(from, to).unwrap()),
+        [true, true, false]
+    );
+}
+
+#[test]
 fn the_fake_notices_access_that_was_not_asked_for() {
     let Some(fake) = fake() else { return };
     let stream = CudaStream::new(1).unwrap();
