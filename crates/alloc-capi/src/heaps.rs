@@ -1,7 +1,6 @@
 //! The allocator of each device, made on first use, with what the C interface asks of it beyond the contract.
 
 use std::fmt::Debug;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use alloc_core::{AllocError, Device, DeviceAllocator, DeviceKind, DeviceMemory, ProviderError, registry};
@@ -11,6 +10,7 @@ use alloc_pool::{ConfigError, Pool, PoolConfig, PoolError};
 
 use crate::failure::Failure;
 use crate::index::Owner;
+use crate::live::Live;
 use crate::peers::{self, PeerAccess};
 
 /// The kinds of devices, in the order of the numbers that C has for them, from 1 on.
@@ -80,56 +80,6 @@ impl Allocator for Installed {
     }
     fn open_to(&self, _peer: u16) -> Result<(), ProviderError> {
         Ok(())
-    }
-}
-
-/// What callers hold, counted exactly.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub(crate) struct Live {
-    current: AtomicU64,
-    peak: AtomicU64,
-    blocks: AtomicU64,
-    /// Number of requests that failed for want of memory.
-    failures: AtomicU64,
-}
-
-impl Live {
-    pub(crate) fn add(&self, bytes: u64) {
-        self.blocks.fetch_add(1, Ordering::Relaxed);
-        let now = self.current.fetch_add(bytes, Ordering::Relaxed).wrapping_add(bytes);
-        if now > self.peak.load(Ordering::Relaxed) {
-            self.peak.fetch_max(now, Ordering::Relaxed);
-        }
-    }
-
-    pub(crate) fn sub(&self, bytes: u64) {
-        self.blocks.fetch_sub(1, Ordering::Relaxed);
-        self.current.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    pub(crate) fn fail(&self) {
-        self.failures.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn blocks(&self) -> u64 {
-        self.blocks.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn failures(&self) -> u64 {
-        self.failures.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn current(&self) -> u64 {
-        self.current.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn peak(&self) -> u64 {
-        self.peak.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn reset_peak(&self) {
-        self.peak.store(self.current(), Ordering::Relaxed);
     }
 }
 

@@ -29,6 +29,7 @@ mod failure;
 pub mod ffi;
 mod heaps;
 mod index;
+mod live;
 mod memory;
 mod peers;
 mod report;

@@ -246,12 +246,18 @@ pub(crate) struct Current {
 }
 
 impl Current {
-    /// Nearly always the context is current already, and asking for it is one call where a push and a pop are two.
     pub(super) fn ensure(device: Device, context: u64) -> Result<Self, ProviderError> {
+        Self::ensure_one_of(device, [context, context])
+    }
+
+    /// Nearly always the context is current already, and asking for it is one call where a push and a pop are two. If neither
+    /// is current, the first is made so.
+    pub(super) fn ensure_one_of(device: Device, contexts: [u64; 2]) -> Result<Self, ProviderError> {
+        let [context, _] = contexts;
         let mut current = 0;
         // SAFETY: the out parameter is a local.
         let known = unsafe { calls::cuCtxGetCurrent(&raw mut current) } == 0;
-        if known && current == context {
+        if known && contexts.contains(&current) {
             return Ok(Self { pushed: false, thread_bound: PhantomData });
         }
         // SAFETY: callers pass a context that lives: a primary one, retained for the rest of the process, or that of

@@ -6,7 +6,7 @@
 use alloc_core::ProviderError;
 
 use super::calls;
-use super::context::Context;
+use super::context::{Context, Current};
 use super::stream::Target;
 
 impl Context {
@@ -31,7 +31,8 @@ impl Context {
         bytes: u64,
         stream: Target,
     ) -> Result<(), ProviderError> {
-        let _current = self.enter()?;
+        // Either will do, as the call names both.
+        let _current = Current::ensure_one_of(self.name(), [from_context, to_context].map(Context::handle))?;
         // SAFETY: the caller's promise.
         self.check("cuMemcpyPeerAsync", unsafe {
             calls::cuMemcpyPeerAsync(
