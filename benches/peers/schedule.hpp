@@ -60,7 +60,7 @@ struct Schedule {
 
 private:
     // Operations between two looks at the clock.
-    static constexpr std::uint64_t batch = 256;
+    static constexpr std::uint64_t batch = 4096;
 
     template <class Work>
     static Round run_for(Nanoseconds time, Work&& work) {

@@ -2,9 +2,9 @@
 
     python3 compare.py [--json FILE] [--rounds N] [--seconds S] [--expandable] [NAME...]
 
-Each round runs every workload natively and on our memory, in processes of their own, one after the other, in turn the
-one and the other first. Losses that native runs have in common bit for bit have to be ours as well. If two native runs
-differ, both are asked for more determinism; if they still do, ours may differ from native runs by as much as as many
+Each round runs every workload in three processes at the same time, two natively and one on our memory, which take turns from
+step to step (`turns.py`). Losses that native runs have in common bit for bit have to be ours as well. If two native runs
+differ, all are asked for more determinism; if they still do, ours may differ from native runs by as much as as many
 pairs of those differ among themselves, and there are four native runs at least.
 """
 
@@ -20,6 +20,8 @@ from workloads import WORKLOADS
 
 GIB = 1 << 30
 NAMES = ["prefetch_streams", "gnn_sampled", "gpt2_train", "moe_train", "maskrcnn_train", "llama_generate"]
+#: Steps of a round, more than a workload's usual ones: of few steps the median says little.
+STEPS = {"gpt2_train": 80, "moe_train": 60, "maskrcnn_train": 40, "llama_generate": 12}
 #: Native runs that a workload needs whose losses differ from run to run.
 RUNS_FOR_NOISE = 4
 
@@ -53,25 +55,21 @@ def verdict(native, ours):
     return ("noise" if 0 < away <= noise else "DIFFER"), noise, away
 
 
-def typical(runs):
-    """Each step's time: the median of the runs."""
-    return [statistics.median(times) for times in zip(*(run["times_ms"] for run in runs))]
-
-
-def ratio(runs, against):
-    """The median over settled steps of one's time over the other's: the same step does the same work."""
-    pairs = list(zip(typical(runs), typical(against)))
-    return statistics.median(one / other for one, other in pairs[runner.settling(len(pairs)) :])
-
-
-def spread(runs):
-    """How much slower than all of them the slowest run is than the fastest."""
-    each = [ratio([run], runs) for run in runs]
-    return max(each) - min(each)
+def side_by_side(ours, native):
+    """From the times of the same steps, a list for each of our runs and two for each of them of native ones: the median of
+    our time over the mean of both native ones, that of one native time over the other, and the native time."""
+    ratios, noise, usual = [], [], []
+    for number, times in enumerate(ours):
+        steps = list(zip(times, *native[2 * number : 2 * number + 2]))
+        for our, one, other in steps[runner.settling(len(steps)) :]:
+            ratios.append(our / statistics.fmean((one, other)))
+            noise.append(one / other)
+            usual += (one, other)
+    return statistics.median(ratios), statistics.median(noise), statistics.median(usual)
 
 
 class Budget:
-    """What is left of the time, and how long each workload's runs take."""
+    """What is left of the time, and how long each workload's rounds take."""
 
     def __init__(self, seconds):
         self.seconds = seconds
@@ -80,59 +78,63 @@ class Budget:
     def left(self):
         return self.seconds - runner.elapsed()
 
-    def run(self, name, allocator, steps, level):
-        # A first run loads libraries, which the others then find in memory.
-        usual = self.taken.get(name, 25.0)
-        if self.left() < min(usual, 10.0) or (name in self.taken and self.left() < 1.2 * usual):
+    def run(self, name, allocators, steps, level):
+        """A round's answers, by allocator; `None` if there is no time for one."""
+        # A first round loads libraries, which the others then find in memory.
+        usual = self.taken.get(name, 40.0)
+        if self.left() < min(usual, 20.0) or (name in self.taken and self.left() < 1.2 * usual):
             return None
         began = runner.elapsed()
         timeout = min(self.left(), 3 * usual + 15)
-        answer = runner.run(name, allocator, timeout=timeout, steps=steps, level=level, seconds=30.0)
-        if not runner.failure(answer):
+        answers = runner.run_in_turns(name, allocators, timeout=timeout, steps=steps, level=level, seconds=15.0)
+        if not any(runner.failure(answer) for answer in answers):
             self.taken[name] = runner.elapsed() - began
-        return answer
+        return answers
 
 
 class Workload:
-    """All runs of one workload."""
+    """All rounds of one workload."""
 
-    def __init__(self, name, allocators):
-        self.name, self.allocators = name, allocators
-        self.runs = {allocator: [] for allocator in allocators}
-        self.wrong, self.level, self.steps = {}, USUAL, None
+    def __init__(self, name, others):
+        # Natively twice: how much those differ is how much means nothing.
+        self.name, self.allocators = name, ["native", "ours", "native", *others]
+        self.wrong, self.level = {}, USUAL
+        self.forget()
 
-    def add(self, allocator, budget, out):
-        """One more run; whether there was time for it."""
-        if allocator in self.wrong:
-            return True
-        answer = budget.run(self.name, allocator, self.steps, self.level)
-        if answer is None:
+    def forget(self):
+        self.runs = {allocator: [] for allocator in self.allocators}
+
+    def add(self, budget, out):
+        """One more round; whether there was time for it."""
+        answers = budget.run(self.name, self.allocators, STEPS.get(self.name), self.level)
+        if answers is None:
             return False
-        if out:
-            print(json.dumps(answer), file=out, flush=True)
-        text = runner.failure(answer)
-        if text:
-            self.wrong[allocator] = f"{self.name} {allocator}: {text}"
-            print(answer.get("failed") or text, file=sys.stderr, flush=True)
-            return True
-        self.runs[allocator].append(answer)
-        self.steps = self.steps or answer["steps"]
-        lacks = answer["not_deterministic"]
-        print(
-            f"{runner.elapsed():5.0f} s  {self.name} {allocator}: {answer['steps']} steps, {answer['step_ms']:.2f} ms, "
-            f"reserved/live {answer['peak_reserved'] / answer['peak_live']:.3f}, retries {answer['retries']}"
-            + (f", {lacks} is not deterministic" if lacks else ""),
-            flush=True,
-        )
-        return True
+        for answer in answers:
+            if out:
+                print(json.dumps(answer), file=out, flush=True)
+            allocator, text = answer["allocator"], runner.failure(answer)
+            if text:
+                self.wrong[allocator] = f"{self.name} {allocator}: {text}"
+                print(answer.get("failed") or text, file=sys.stderr, flush=True)
+                continue
+            lacks = answer["not_deterministic"]
+            print(
+                f"{runner.elapsed():5.0f} s  {self.name} {allocator}: {answer['steps']} steps, {answer['step_ms']:.2f} ms, "
+                f"reserved/live {answer['peak_reserved'] / answer['peak_live']:.3f}, retries {answer['retries']}"
+                + (f", {lacks} is not deterministic" if lacks else ""),
+                flush=True,
+            )
+        if not self.wrong:
+            for answer in answers:
+                self.runs[answer["allocator"]].append(answer)
+        return not self.wrong
 
     def settle_level(self, budget, out):
-        """Two native runs: if they differ, once more with all determinism there is."""
+        """A round: if both native runs differ, once more with all determinism there is."""
         for level in (USUAL, STRICT):
-            self.level, self.runs["native"] = level, []
-            if not (self.add("native", budget, out) and self.add("native", budget, out)):
-                return
-            if self.wrong or max(noise_of(self.runs["native"])) == 0.0:
+            self.level = level
+            self.forget()
+            if not self.add(budget, out) or not self.is_noisy():
                 return
 
     def is_noisy(self):
@@ -141,52 +143,40 @@ class Workload:
     def row(self):
         """A line of the table, and whether the losses are as they should be."""
         native = self.runs["native"]
-        losses, noise, away = verdict(native, self.runs["ours"])
-        native_ms = statistics.median(run["step_ms"] for run in native)
-        cells = [self.name, losses, f"{away:.1e}/{noise:.1e}", f"{len(native)}/{len(self.runs['ours'])}"]
-        cells += [str(self.steps), f"{native_ms:.2f}", f"{spread(native):.3f}"]
-        for allocator in self.allocators[1:]:
-            runs = self.runs[allocator]
-            cells.append(f"{ratio(runs, native):.3f}" if runs else "-")
-        cells.append(f"{spread(self.runs['ours']):.3f}")
+        losses, off, away = verdict(native, self.runs["ours"])
+        times = {allocator: [run["times_ms"] for run in runs] for allocator, runs in self.runs.items()}
+        _, noise, native_ms = side_by_side(times["ours"], times["native"])
+        cells = [self.name, losses, f"{away:.1e}/{off:.1e}", str(len(self.runs["ours"]))]
+        cells += [str(min(run["steps"] for run in native)), f"{native_ms:.2f}", f"{noise:.3f}"]
+        kinds = list(self.runs)
+        cells += [f"{side_by_side(times[allocator], times['native'])[0]:.3f}" for allocator in kinds[1:]]
         cells.append(f"{max(run['peak_live'] for run in native) / GIB:.2f}")
-        for allocator in self.allocators:
-            worst = [run["peak_reserved"] / run["peak_live"] for run in self.runs[allocator]]
-            cells.append(f"{max(worst):.3f}" if worst else "-")
-        return cells, losses != "DIFFER"
+        worst = [max(run["peak_reserved"] / run["peak_live"] for run in self.runs[allocator]) for allocator in kinds]
+        return cells + [f"{ratio:.3f}" for ratio in worst], losses != "DIFFER"
 
 
-def head(allocators):
-    cells = ["workload", "losses", "off/noise", "runs", "steps", "native ms", "native spread"]
-    cells += [f"{allocator} time" for allocator in allocators[1:]] + ["ours spread", "live GiB"]
-    return cells + [f"{allocator} res/live" for allocator in allocators]
+def head(kinds):
+    cells = ["workload", "losses", "off/noise", "rounds", "steps", "native ms", "native/native"]
+    cells += [f"{allocator}/native" for allocator in kinds[1:]] + ["live GiB"]
+    return cells + [f"{allocator} res/live" for allocator in kinds]
 
 
 def collect(workloads, options, budget, out):
     """Rounds over all workloads, as long as there is time."""
     for workload in workloads:
         workload.settle_level(budget, out)
-        for allocator in workload.allocators[1:]:
-            workload.add(allocator, budget, out)
-    for number in range(1, options.rounds):
+    for number in range(1, max(options.rounds, RUNS_FOR_NOISE // 2)):
         for workload in workloads:
-            # The first round had two native runs, so that the second begins with ours.
-            order = workload.allocators[::-1] if number % 2 else workload.allocators
-            for allocator in order:
-                if allocator != "native" or number > 1 or workload.is_noisy():
-                    workload.add(allocator, budget, out)
-    for workload in workloads:
-        while workload.is_noisy() and len(workload.runs["native"]) < RUNS_FOR_NOISE:
-            if not workload.add("native", budget, out):
-                break
+            if not workload.wrong and (number < options.rounds or workload.is_noisy()):
+                workload.add(budget, out)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=NAMES, metavar="NAME")
     parser.add_argument("--json", help="where every run is written, a line each")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=240.0, help="for everything; runs that don't fit are left out")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=240.0, help="for everything; rounds that don't fit are left out")
     parser.add_argument("--expandable", action="store_true", help="PyTorch's expandable segments as well")
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in WORKLOADS]
@@ -194,15 +184,15 @@ def main():
         parser.error(f"no workload is named {', '.join(unknown)}; there are {', '.join(WORKLOADS)}")
     runner.import_for(options.names)
     print(f"{runner.elapsed():5.0f} s  everything is imported", flush=True)
-    allocators = ["native", "ours"] + (["expandable"] if options.expandable else [])
-    workloads = [Workload(name, allocators) for name in options.names]
+    others = ["expandable"] if options.expandable else []
+    workloads = [Workload(name, others) for name in options.names]
     budget = Budget(options.seconds)
     out = open(options.json, "w") if options.json else None
     collect(workloads, options, budget, out)
-    table, wrong, good = [head(allocators)], [], 0
+    table, wrong, good = [head(["native", "ours", *others])], [], 0
     for workload in workloads:
         wrong += workload.wrong.values()
-        if workload.runs["native"] and workload.runs["ours"]:
+        if workload.runs["ours"]:
             cells, right = workload.row()
             table.append(cells)
             good += right and not workload.wrong
@@ -210,8 +200,8 @@ def main():
             wrong.append(f"{workload.name}: there was no time left for it")
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in table]
-    lines += ["time: median over steps of a step's time over the native one's, each the median of the runs; spread: of"]
-    lines += ["single runs; res/live: peak reserved over peak live bytes, the worst run; runs: natively and on ours"]
+    lines += ["ours/native: median over steps of our time over the mean of both native ones, done right before or after;"]
+    lines += ["native/native: the same of one over the other; res/live: peak reserved over peak live bytes, the worst run"]
     lines += [text[:200] for text in wrong[:10]]
     lines += [f"compare: the losses of {good} of {len(workloads)} workloads are as they should be "
               f"({runner.elapsed():.0f} s)"]

@@ -1,10 +1,11 @@
 """GPT-2 trained on all GPUs by DistributedDataParallel, one process a GPU, natively and on ours: losses, step times, memory.
 
-    python3 ddp.py [--world N] [--steps N] [--rounds N] [--batch N] [--seconds S] [--json FILE]
+    python3 ddp.py [--world N] [--steps N] [--batch N] [--seconds S] [--json FILE]
 
 `--world` is the number of GPUs unless told otherwise; with one, NCCL has nobody to talk to, and the rest is the same. Before
 it trains, each rank checks an all-reduce and an all-gather of tensors in its memory; with several GPUs, one process with all
 of them hands tensors from each to each first. Losses have to be native ones, rank by rank, as `compare.py` judges them.
+Two native runs and one on ours take turns from step to step.
 """
 
 import argparse
@@ -30,6 +31,7 @@ import torch.distributed as dist
 import compare
 import deterministic
 import device_memory
+import turns
 import workloads
 
 GIB = 1 << 30
@@ -50,7 +52,7 @@ def check_collectives(rank, world):
     return wrong
 
 
-def train(rank, world, allocator, store, steps, batch):
+def train(rank, world, allocator, store, steps, batch, player):
     """What one process does; its results as plain values."""
     runner.use(allocator)
     torch.cuda.set_device(rank)
@@ -64,12 +66,15 @@ def train(rank, world, allocator, store, steps, batch):
         # Every rank has batches of its own.
         torch.manual_seed(7 + rank)
         losses, times = [], []
+        player.ready()
         for _ in range(steps):
+            player.begin()
             torch.cuda.synchronize()
             start = time.perf_counter()
             losses.append(workloads._gpt2_step(model, optimizer, batch, 512))
             torch.cuda.synchronize()
             times.append((time.perf_counter() - start) * 1e3)
+            player.end()
         stats = torch.cuda.memory_stats()
         result = {
             "rank": rank,
@@ -79,7 +84,8 @@ def train(rank, world, allocator, store, steps, batch):
             "device": torch.cuda.get_device_name(),
             "wrong": wrong,
             "losses": [float(loss).hex() for loss in losses],
-            "step_ms": statistics.median(times[len(times) // 4 :]),
+            "times_ms": times,
+            "step_ms": statistics.median(times[runner.settling(len(times)) :]),
             "peak_live": min(stats["requested_bytes.all.peak"], stats["allocated_bytes.all.peak"]),
             "peak_reserved": stats["reserved_bytes.all.peak"],
         }
@@ -108,15 +114,28 @@ def hand_over(world, allocator):
     return {"wrong": wrong, "allocator": allocator}
 
 
-def run(world, allocator, steps, batch, timeout):
-    """All ranks at the same time; their answers by rank, or why there are none."""
+def run(world, allocators, steps, batch, timeout):
+    """All ranks of all allocators, which take turns from step to step; answers by allocator and rank, and what failed."""
     deadline = runner.elapsed() + timeout
     with tempfile.TemporaryDirectory() as folder:
-        store = os.path.join(folder, "store")
-        work = [functools.partial(train, rank, world, allocator, store, steps, batch) for rank in range(world)]
-        answers = [runner.finish(child, deadline) for child in [runner.start(part) for part in work]]
-    failed = [f"rank {rank}: {runner.failure(answer)}" for rank, answer in enumerate(answers) if runner.failure(answer)]
-    return (None, failed) if failed else (answers, [])
+        groups, started = [], []
+        for number, allocator in enumerate(allocators):
+            store = os.path.join(folder, str(number))
+            players = [turns.Player() for _ in range(world)]
+            work = [functools.partial(train, rank, world, allocator, store, steps, batch, player)
+                    for rank, player in enumerate(players)]
+            groups.append(players)
+            started.append([runner.start(part) for part in work])
+        turns.referee(groups, lambda: deadline - runner.elapsed())
+        answers = [[runner.finish(child, deadline) for child in children] for children in started]
+    failed = [f"{allocator}, rank {rank}: {runner.failure(answer)}" for allocator, ranks in zip(allocators, answers)
+              for rank, answer in enumerate(ranks) if runner.failure(answer)]
+    return answers, failed
+
+
+def slowest(answers):
+    """Each step's time: that of its slowest rank."""
+    return [max(times) for times in zip(*(answer["times_ms"] for answer in answers))]
 
 
 def judge(native, ours):
@@ -131,11 +150,9 @@ def judge(native, ours):
         losses, noise, away = compare.verdict(*by_rank)
         holds = holds and losses != "DIFFER"
         lines.append(f"rank {rank}: losses {losses} ({away:.1e} from native, native runs {noise:.1e} apart)")
-    # A step takes as long as its slowest rank.
-    slowest = [[max(answer["step_ms"] for answer in answers) for answers in runs] for runs in (native, ours)]
-    theirs, our = map(statistics.median, slowest)
-    spread = (max(slowest[0]) - min(slowest[0])) / theirs
-    lines.append(f"step: {theirs:.2f} ms natively (spread {spread:.3f}), {our:.2f} on ours, {our / theirs:.4f} of it")
+    steps = [[slowest(answers) for answers in runs] for runs in (native, ours)]
+    ratio, noise, native_ms = compare.side_by_side(steps[1], steps[0])
+    lines.append(f"step: {native_ms:.2f} ms natively, ours {ratio:.4f} of it; one native run {noise:.4f} of the other")
     for name, runs in (("native", native), ("ours", ours)):
         each = [answer for answers in runs for answer in answers]
         reserved = max(answer["peak_reserved"] / answer["peak_live"] for answer in each)
@@ -150,8 +167,7 @@ def judge(native, ours):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", type=int)
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=150.0, help="for everything; what takes longer is ended")
     parser.add_argument("--json", help="where every answer is written, a line each")
@@ -160,29 +176,24 @@ def main():
     world = options.world or torch.cuda.device_count()
     if world < 1:
         sys.exit("ddp: there is no GPU")
-    left = 2 * options.rounds
     runs, lines = {"native": [], "ours": []}, []
     for allocator in runs if world > 1 else ():
         answer = runner.in_child(30, hand_over, world, allocator)
         text = runner.failure(answer) or (f"{answer['wrong']} elements are wrong" if answer["wrong"] else None)
         print(f"{runner.elapsed():5.0f} s  one process, tensors across devices, {allocator}: {text or 'right'}", flush=True)
         lines += [f"tensors across devices, {allocator}: {text}"[:300]] if text else []
-    for number in range(options.rounds):
-        # Another one begins each round: machines change their pace while this runs.
-        for allocator in sorted(runs, reverse=number % 2 == 1):
-            timeout = max((options.seconds - runner.elapsed()) / left * 1.5, 10.0)
-            left -= 1
-            answers, failed = run(world, allocator, options.steps, options.batch, timeout)
-            lines += [f"{allocator}: {text}"[:300] for text in failed]
-            if failed:
-                print("\n".join(failed), file=sys.stderr, flush=True)
-                continue
-            runs[allocator].append(answers)
-            if options.json:
-                with open(options.json, "a") as file:
-                    file.writelines(json.dumps(answer) + "\n" for answer in answers)
-            slowest = max(answer["step_ms"] for answer in answers)
-            print(f"{runner.elapsed():5.0f} s  {world} x {allocator}: {slowest:.2f} ms a step", flush=True)
+    # Native twice: how much those differ is how much means nothing.
+    allocators = ["native", "ours", "native"]
+    answers, failed = run(world, allocators, options.steps, options.batch, max(options.seconds - runner.elapsed(), 10.0))
+    lines += [text[:300] for text in failed]
+    for allocator, ranks in zip(allocators, answers):
+        if any(runner.failure(answer) for answer in ranks):
+            continue
+        runs[allocator].append(ranks)
+        if options.json:
+            with open(options.json, "a") as file:
+                file.writelines(json.dumps(answer) + "\n" for answer in ranks)
+        print(f"{runner.elapsed():5.0f} s  {world} x {allocator}: {max(rank['step_ms'] for rank in ranks):.2f} ms a step")
     holds = bool(runs["native"]) and bool(runs["ours"]) and not lines
     if runs["native"] and runs["ours"]:
         first = runs["native"][0][0]

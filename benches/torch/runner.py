@@ -36,6 +36,7 @@ import torch
 
 import deterministic
 import device_memory
+import turns
 from workloads import WORKLOADS
 
 ALLOCATORS = ("native", "expandable", "ours")
@@ -115,8 +116,9 @@ def figures_of(allocator):
     return found
 
 
-def measure(name, allocator, steps=None, scale=1.0, limit=None, seconds=None, level=deterministic.USUAL):
-    """Runs a workload in this process; what it did, as plain values. After `seconds` of steps no other is begun."""
+def measure(name, allocator, steps=None, scale=1.0, limit=None, seconds=None, level=deterministic.USUAL, player=None):
+    """Runs a workload in this process; what it did, as plain values. After `seconds` of steps no other is begun. With a
+    player of `turns`, between two waits for the device it has its turn."""
     function, usual_steps, wait_every = WORKLOADS[name]
     steps = steps or usual_steps
     use(allocator)
@@ -130,15 +132,23 @@ def measure(name, allocator, steps=None, scale=1.0, limit=None, seconds=None, le
     try:
         step, outcome, first = build(function, scale, level, result)
         outcomes.append(outcome)
-        start = began = time.perf_counter()
+        spent = 0.0
+        if player:
+            player.ready()
         for number in range(1, steps):
+            if number % wait_every == 1 % wait_every:
+                if player:
+                    player.begin()
+                start = time.perf_counter()
             outcomes.append(step())
             if number % wait_every == 0:
                 torch.cuda.synchronize()
-                now = time.perf_counter()
-                times.append((now - start) / wait_every * 1e3)
-                start = now
-                if seconds is not None and now - began > seconds and number + 1 >= MIN_STEPS:
+                took = time.perf_counter() - start
+                times.append(took / wait_every * 1e3)
+                spent += took
+                if player:
+                    player.end()
+                if seconds is not None and spent > seconds and number + 1 >= MIN_STEPS:
                     break
         torch.cuda.synchronize()
         result.update(first_ms=first * 1e3)
@@ -264,6 +274,18 @@ def run(name, allocator, timeout, **options):
     """`measure` in a process of its own."""
     answer = in_child(timeout, functools.partial(measure, name, allocator, **options))
     return {"name": name, "allocator": allocator, **answer}
+
+
+def run_in_turns(name, allocators, timeout, **options):
+    """`measure` in a process for each of the allocators, which take turns from step to step; their answers."""
+    deadline = elapsed() + timeout
+    players = [turns.Player() for _ in allocators]
+    parts = [functools.partial(measure, name, allocator, player=player, **options)
+             for allocator, player in zip(allocators, players)]
+    started = [start(part) for part in parts]
+    turns.referee([[player] for player in players], lambda: deadline - elapsed())
+    answers = [finish(child, deadline) for child in started]
+    return [{"name": name, "allocator": allocator, **answer} for allocator, answer in zip(allocators, answers)]
 
 
 def run_together(count, name, allocator, timeout, **options):

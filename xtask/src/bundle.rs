@@ -215,7 +215,7 @@ devices)
     part hot-path 30 "$here/several" $quick hot-path
     part nccl 90 "$here/several" $quick nccl
     if [ -n "$quick" ]; then
-        part ddp 60 "$python" "$here/torch/ddp.py" --rounds 1 --steps 8 --seconds 55 \
+        part ddp 60 "$python" "$here/torch/ddp.py" --steps 8 --seconds 55 \
             --json "$out/devices-ddp.jsonl"
     else
         part ddp 200 "$python" "$here/torch/ddp.py" --seconds 190 --json "$out/devices-ddp.jsonl"

@@ -28,7 +28,7 @@ pub struct Measured {
 }
 
 /// Operations between two looks at the clock.
-const BATCH: u64 = 256;
+const BATCH: u64 = 4096;
 
 impl Schedule {
     /// For workloads of one thread.

@@ -1,6 +1,7 @@
 //! The process's pools, one of each kind a device, and private ones.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use alloc_core::{AllocError, Device, DeviceAllocator, DeviceKind, MemoryProvider, Stream, registry};
@@ -74,21 +75,34 @@ impl Peers {
             }
         }
     }
+
+    fn open_between(&mut self, one: u16, other: u16) {
+        if !self.pairs.insert((one.min(other), one.max(other))) {
+            return;
+        }
+        for provider in &self.providers {
+            match provider.device().ordinal() {
+                ordinal if ordinal == one => open(provider, other),
+                ordinal if ordinal == other => open(provider, one),
+                _ => {}
+            }
+        }
+    }
 }
 
 /// Opens the process's pools of two devices to each other, if that was not tried before. To be called before a copy between
 /// them.
 pub(crate) fn open_between(one: u16, other: u16) {
-    let mut peers = peers();
-    if !peers.pairs.insert((one.min(other), one.max(other))) {
+    /// A bit for each pair that was tried, so that a copy asks nobody.
+    static TRIED: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
+    let tried = TRIED.get(usize::from(one)).filter(|_| other < 64);
+    if tried.is_some_and(|tried| tried.load(Ordering::Acquire) >> other & 1 != 0) {
         return;
     }
-    for provider in &peers.providers {
-        match provider.device().ordinal() {
-            ordinal if ordinal == one => open(provider, other),
-            ordinal if ordinal == other => open(provider, one),
-            _ => {}
-        }
+    let mut peers = peers();
+    peers.open_between(one, other);
+    if let Some(tried) = tried {
+        tried.fetch_or(1 << other, Ordering::Release);
     }
 }
 

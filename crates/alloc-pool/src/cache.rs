@@ -9,15 +9,13 @@ use std::sync::{Arc, Weak};
 use alloc_core::Stream;
 
 use crate::id::{slot_and_generation, small_name};
+use crate::ledger::Sort;
 use crate::local;
 use crate::owners;
-use crate::placement::heap::{SHARED_TAG, Tag};
-use crate::placement::units::{CLASSES, class_bytes};
+use crate::placement::heap::SHARED_TAG;
+use crate::placement::units::{CLASSES, class_bytes, class_stride};
 use crate::primitive::{AtomicU64, Ordering};
 use crate::streams::Seat;
-
-/// A tag that no block has.
-const KEEPS_NONE: Tag = Tag::MAX;
 
 /// The most blocks of one class that a thread keeps.
 pub(crate) const BIN_BLOCKS: usize = 32;
@@ -107,7 +105,9 @@ struct Bin {
     /// How many to keep at most.
     bound: u32,
     /// Bytes of a block.
-    bytes: u64,
+    bytes: u32,
+    /// Bytes from one block of a slab to the next.
+    stride: u32,
 }
 
 /// A place for another block of a class.
@@ -118,13 +118,25 @@ pub(crate) struct Room<'a> {
 }
 
 impl Room<'_> {
+    /// Whether blocks there have so many bytes.
+    #[inline(always)]
+    pub(crate) fn fits(&self, bytes: u64) -> bool {
+        u64::from(self.bin.bytes) == bytes
+    }
+
+    /// Where in its slab the block of a slot begins.
+    #[inline(always)]
+    pub(crate) fn offset(&self, slot: u32) -> u64 {
+        u64::from(slot) * u64::from(self.bin.stride)
+    }
+
     /// Keeps a block there.
     #[inline(always)]
     pub(crate) fn fill(self, block: CachedBlock) {
         let len = self.bin.len;
         self.bin.blocks[len as usize & (BIN_BLOCKS - 1)] = block;
         self.bin.len = len + 1;
-        *self.spare -= self.bin.bytes as i64;
+        *self.spare -= i64::from(self.bin.bytes);
     }
 }
 
@@ -183,8 +195,8 @@ pub(crate) struct StreamCache {
     bins: [Bin; CLASSES],
     /// The stream's tag and the arena that this thread allocates from.
     pub(crate) seat: Seat,
-    /// The tag of blocks to be kept, or [`KEEPS_NONE`] if streams that share a tag can't be told apart.
-    keeps: Tag,
+    /// The tag of blocks to be kept, or none if streams that share a tag can't be told apart.
+    keeps: Sort,
     /// How often the thread met another one at its arena's lock.
     pub(crate) crowding: Crowding,
     /// How often blocks were given back since any were wanted.
@@ -201,12 +213,13 @@ impl StreamCache {
             let bytes = class_bytes(class);
             let fitting = (byte_bound / 8).checked_div(bytes).unwrap_or(BIN_BLOCKS as u64);
             let bound = if byte_bound == 0 { 0 } else { fitting.clamp(2, BIN_BLOCKS as u64) as u32 };
-            Bin { len: 0, bound, bytes, blocks: [CachedBlock::default(); BIN_BLOCKS] }
+            let (bytes, stride) = (bytes as u32, class_stride(class) as u32);
+            Bin { len: 0, bound, bytes, stride, blocks: [CachedBlock::default(); BIN_BLOCKS] }
         });
         let byte_bound = i64::try_from(byte_bound).unwrap_or(i64::MAX);
         Self {
             seat,
-            keeps: if seat.tag == SHARED_TAG { KEEPS_NONE } else { seat.tag },
+            keeps: if seat.tag == SHARED_TAG { Sort::NONE } else { Sort::of(seat.tag) },
             crowding: Crowding::default(),
             one_way: ONE_WAY,
             byte_bound,
@@ -222,14 +235,14 @@ impl StreamCache {
         let bin = self.bins.get_mut(class)?;
         let len = bin.len.checked_sub(1)?;
         bin.len = len;
-        self.spare += bin.bytes as i64;
-        Some((bin.blocks[len as usize & (BIN_BLOCKS - 1)], bin.bytes))
+        self.spare += i64::from(bin.bytes);
+        Some((bin.blocks[len as usize & (BIN_BLOCKS - 1)], bin.bytes.into()))
     }
 
-    /// Whether blocks of this tag may be kept.
+    /// What slabs have to be whose blocks of the class are kept.
     #[inline(always)]
-    pub(crate) fn keeps(&self, tag: Tag) -> bool {
-        self.keeps == tag
+    pub(crate) fn sort(&self, class: usize) -> Sort {
+        self.keeps.and(class)
     }
 
     /// The place of another block of the class, if one may be kept.
@@ -290,7 +303,7 @@ impl StreamCache {
         out.extend(&bin.blocks[..count]);
         bin.blocks.copy_within(count..bin.len as usize, 0);
         bin.len -= count as u32;
-        self.spare += count as i64 * bin.bytes as i64;
+        self.spare += count as i64 * i64::from(bin.bytes);
         self.publish();
     }
 

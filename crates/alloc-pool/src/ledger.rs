@@ -10,7 +10,6 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use crate::bias::{Alone, Bias, Owner};
 use crate::id::MAX_SLABS;
 use crate::placement::heap::Tag;
-use crate::placement::units::{class_bytes, class_stride};
 use crate::primitive::{AtomicU32, AtomicU64, Ordering};
 
 /// Slots of the largest slab.
@@ -62,12 +61,30 @@ pub(crate) struct SlabEntry {
     owner: AtomicU64,
     /// The slab's index in its arena.
     place: AtomicU32,
-    /// What the class says, so that a release need not ask a table.
-    bytes: AtomicU32,
-    stride: AtomicU32,
     /// Who changes generations without a compare-and-swap.
     pub(crate) bias: Bias,
     pub(crate) generations: Generations,
+}
+
+/// Class and tag of blocks, in one number: a slab's are compared with it at once. That is also what keeps a compiler from
+/// taking the slab's class for the one compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sort(u32);
+
+impl Sort {
+    /// No block is of it.
+    pub(crate) const NONE: Self = Self(u32::MAX);
+
+    /// The tag, with no class yet.
+    pub(crate) const fn of(tag: Tag) -> Self {
+        Self((tag as u32) << 16)
+    }
+
+    /// The tag with this class.
+    #[inline(always)]
+    pub(crate) const fn and(self, class: usize) -> Self {
+        Self(self.0 | class as u32)
+    }
 }
 
 /// Where a slab is and whose.
@@ -86,8 +103,6 @@ impl SlabEntry {
             base: AtomicU64::new(0),
             owner: AtomicU64::new(0),
             place: AtomicU32::new(0),
-            bytes: AtomicU32::new(0),
-            stride: AtomicU32::new(0),
             bias: Bias::new(),
             generations: Generations::new(),
         }
@@ -104,16 +119,16 @@ impl SlabEntry {
         }
     }
 
-    /// Bytes of a block.
+    /// Address of slot 0.
     #[inline(always)]
-    pub(crate) fn bytes(&self) -> u64 {
-        u64::from(self.bytes.load(Ordering::Relaxed))
+    pub(crate) fn base(&self) -> u64 {
+        self.base.load(Ordering::Relaxed)
     }
 
-    /// The distance between blocks in bytes.
+    /// Whether the slab's blocks are of this class and tag.
     #[inline(always)]
-    pub(crate) fn stride(&self) -> u64 {
-        u64::from(self.stride.load(Ordering::Relaxed))
+    pub(crate) fn is_of(&self, sort: Sort) -> bool {
+        self.owner.load(Ordering::Relaxed) as u32 == sort.0
     }
 
     /// The slab's index in its arena; meaningful only under the arena's lock.
@@ -123,11 +138,9 @@ impl SlabEntry {
 
     pub(crate) fn set(&self, facts: SlabFacts, place: u32) {
         self.base.store(facts.base, Ordering::Relaxed);
-        let owner = u64::from(facts.arena) << 32 | u64::from(facts.tag) << 16 | facts.class as u64;
+        let owner = u64::from(facts.arena) << 32 | u64::from(Sort::of(facts.tag).and(facts.class).0);
         self.owner.store(owner, Ordering::Relaxed);
         self.place.store(place, Ordering::Relaxed);
-        self.bytes.store(class_bytes(facts.class) as u32, Ordering::Relaxed);
-        self.stride.store(class_stride(facts.class) as u32, Ordering::Relaxed);
     }
 
     /// Ends the life of the block of this `generation`, whose slot's next one is given. `false` if it had ended before,

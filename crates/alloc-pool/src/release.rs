@@ -14,7 +14,7 @@ use crate::owners;
 use crate::pages::Patience;
 use crate::park::Parked;
 use crate::placement::heap::{Kind, SHARED_TAG, Tag};
-use crate::placement::units::{CLASSES, UNIT_SHIFT, class_bytes, class_slots, class_stride};
+use crate::placement::units::{CLASSES, SMALL_MAX, UNIT_SHIFT, class_bytes, class_of, class_slots, class_stride};
 use crate::pool::Inner;
 use crate::primitive::Ordering;
 use crate::streams::Seat;
@@ -30,31 +30,32 @@ impl<P: MemoryProvider> Inner<P> {
         }
     }
 
+    /// The place in the cache is found by the block's size, and what the slab says is compared only. Were it found by the
+    /// slab's entry, the next allocation would wait for the block's name, the entry and the place, one after the other, as a
+    /// processor keeps a load behind a store that it has seen it depend on until it knows where that goes.
     #[inline(always)]
     fn release_cached(&self, block: Block, (number, generation, slack): (u32, u32, u32), stream: Stream) -> bool {
+        let size = block.size();
+        if size > SMALL_MAX {
+            cold_path();
+            return false;
+        }
+        let class = class_of(size);
         let (slab, slot) = slab_and_slot(number);
         let Some(entry) = self.ledger.get(slab) else { return false };
-        let facts = entry.facts();
-        let bytes = entry.bytes();
-        let address = facts.base + u64::from(slot) * entry.stride();
-        if address != block.address().get() {
-            cold_path();
-            return false;
-        }
-        if block.size().wrapping_add(u64::from(slack)) != bytes {
-            cold_path();
-            return false;
-        }
         let Some(mut kept) = cache::take(self.cache_key(stream)) else { return false };
-        let next = CachedBlock { address, name: next_small_name(block.id().to_bits()) };
         let cache = &mut kept.cache;
-        let keeps = cache.keeps(facts.tag);
-        if let Some(room) = cache.room(facts.class)
-            && keeps
+        let sort = cache.sort(class);
+        let address = block.address().get();
+        let next = CachedBlock { address, name: next_small_name(block.id().to_bits()) };
+        if let Some(room) = cache.room(class)
+            && room.fits(size + u64::from(slack))
+            && entry.is_of(sort)
+            && entry.base() + room.offset(slot) == address
             && entry.end(owners::me(), slot, generation, next.generation())
         {
             room.fill(next);
-            cache.counters.count_release(facts.class, u64::from(slack));
+            cache.counters.count_release(class, u64::from(slack));
             local::put(kept);
             return true;
         }

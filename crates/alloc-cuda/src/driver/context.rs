@@ -1,7 +1,6 @@
 //! The driver's start, a device's primary context, and making it current for the length of one call.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::marker::PhantomData;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -40,8 +39,11 @@ pub(crate) enum Attribute {
     MemoryPools = 115,
 }
 
-/// The contexts that are open.
-static OPEN: Mutex<BTreeMap<u16, &'static Context>> = Mutex::new(BTreeMap::new());
+/// As many devices as a driver can have.
+const MOST: usize = 64;
+
+/// The contexts that are open, by ordinal.
+static OPEN: [OnceLock<&'static Context>; MOST] = [const { OnceLock::new() }; MOST];
 
 /// Initialises the driver, once.
 fn initialise() -> Result<i32, ProviderError> {
@@ -119,8 +121,12 @@ pub(crate) fn can_access_peer(from: u16, to: u16) -> Result<bool, ProviderError>
 impl Context {
     /// The device `ordinal`, its primary context retained on the first call.
     pub(crate) fn open(ordinal: u16) -> Result<&'static Self, ProviderError> {
-        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(context) = open.get(&ordinal) {
+        if let Some(context) = Self::opened(ordinal) {
+            return Ok(context);
+        }
+        static OPENING: Mutex<()> = Mutex::new(());
+        let _one_at_a_time = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(context) = Self::opened(ordinal) {
             return Ok(context);
         }
         let (name, device) = (Device::cuda(ordinal), device_number(ordinal)?);
@@ -130,13 +136,13 @@ impl Context {
         check(name, "cuDevicePrimaryCtxRetain", unsafe { calls::cuDevicePrimaryCtxRetain(&raw mut handle, device) })?;
         let context: &'static Self =
             Box::leak(Box::new(Self { ordinal, device, handle, spare_events: Mutex::new(Vec::new()) }));
-        open.insert(ordinal, context);
-        Ok(context)
+        // More devices than that there are none.
+        Ok(OPEN.get(usize::from(ordinal)).map_or(context, |place| *place.get_or_init(|| context)))
     }
 
     /// The device `ordinal`, if its context is open.
     pub(crate) fn opened(ordinal: u16) -> Option<&'static Self> {
-        OPEN.lock().unwrap_or_else(PoisonError::into_inner).get(&ordinal).copied()
+        OPEN.get(usize::from(ordinal))?.get().copied()
     }
 
     pub(crate) fn ordinal(&self) -> u16 {
