@@ -10,6 +10,10 @@ use super::heap::{NIL, Node};
 const SUB_BITS: u32 = 6;
 const SUBS: usize = 1 << SUB_BITS;
 const ROWS: usize = 27;
+/// Rows that are searched: all but the one behind them, whose only range is the [top](Bins::insert).
+const SEARCHED: u32 = (1 << ROWS) - 1;
+/// The bin of the top.
+const TOP_BIN: u16 = (ROWS as u16) << SUB_BITS;
 /// How many ranges of the request's own bin are looked at for the best fit.
 const SCAN: u32 = 4;
 /// From this many units on (512 KiB) the best of those is taken, below the first that will do: to look at another
@@ -20,18 +24,23 @@ const WORTH_COMPARING: u32 = 1024;
 #[derive(Debug)]
 pub(crate) struct Bins {
     rows: u32,
-    subs: [u64; ROWS],
-    heads: Box<[[u32; SUBS]; ROWS]>,
+    subs: [u64; ROWS + 1],
+    heads: Box<[[u32; SUBS]; ROWS + 1]>,
 }
 
-/// Row and column of the bin that ranges of `units` are kept in.
+/// The bin that ranges of `units` are kept in.
 #[inline(always)]
-fn bin_of(units: u32) -> (usize, usize) {
+fn bin_of(units: u32) -> u16 {
     // The first row is what comes before the first doubling, so one formula does for both, without a branch: ranges of
     // few units and of many come in no order.
     let shift = (31 - SUB_BITS) - (units | SUBS as u32).leading_zeros();
-    let bin = ((shift << SUB_BITS) + (units >> shift)) as usize;
-    (bin >> SUB_BITS, bin & (SUBS - 1))
+    ((shift << SUB_BITS) + (units >> shift)) as u16
+}
+
+/// Row and column of a bin.
+#[inline(always)]
+fn place_of(bin: u16) -> (usize, usize) {
+    (usize::from(bin) >> SUB_BITS, usize::from(bin) & (SUBS - 1))
 }
 
 /// The place of a neighbour in a list or, if there is none, of the node itself: there it does no harm that the neighbour's
@@ -43,15 +52,19 @@ fn or_itself(neighbour: u32, index: u32) -> usize {
 
 impl Bins {
     pub(crate) fn new() -> Self {
-        Self { rows: 0, subs: [0; ROWS], heads: Box::new([[NIL; SUBS]; ROWS]) }
+        Self { rows: 0, subs: [0; ROWS + 1], heads: Box::new([[NIL; SUBS]; ROWS + 1]) }
     }
 
+    /// Adds a free node. The top, of which there is one at most, gets a bin that no search looks into: that it is listed as
+    /// the others are spares asking whether it is the top, which can't be guessed.
     #[inline(always)]
-    pub(crate) fn insert(&mut self, nodes: &mut [Node], index: u32) {
-        let (row, sub) = bin_of(nodes[index as usize].units);
+    pub(crate) fn insert(&mut self, nodes: &mut [Node], index: u32, is_top: bool) {
+        let bin = select_unpredictable(is_top, TOP_BIN, bin_of(nodes[index as usize].units));
+        let (row, sub) = place_of(bin);
         let head = self.heads[row][sub];
         nodes[or_itself(head, index)].link_prev = index;
         let node = &mut nodes[index as usize];
+        node.set_bin(bin);
         node.link_prev = NIL;
         node.link_next = head;
         self.heads[row][sub] = index;
@@ -61,10 +74,10 @@ impl Bins {
 
     #[inline(always)]
     pub(crate) fn remove(&mut self, nodes: &mut [Node], index: u32) {
-        let Node { units, link_prev, link_next, .. } = nodes[index as usize];
+        let Node { link_prev, link_next, .. } = nodes[index as usize];
         nodes[or_itself(link_next, index)].link_prev = link_prev;
         nodes[or_itself(link_prev, index)].link_next = link_next;
-        let (row, sub) = bin_of(units);
+        let (row, sub) = place_of(nodes[index as usize].bin());
         let is_first = link_prev == NIL;
         let head = &mut self.heads[row][sub];
         *head = select_unpredictable(is_first, link_next, *head);
@@ -76,7 +89,7 @@ impl Bins {
     /// A range of at least `units` that is `usable`: the smallest among the first of the request's own bin or, if none
     /// of those fits, one of the next bin that has any.
     pub(crate) fn find(&self, nodes: &[Node], units: u32, usable: impl Fn(&Node) -> bool) -> Option<u32> {
-        let (row, sub) = bin_of(units);
+        let (row, sub) = place_of(bin_of(units));
         let fits = |node: &Node| node.units >= units && usable(node);
         let compare = units >= WORTH_COMPARING;
         self.smallest_of(nodes, self.heads[row][sub], SCAN, fits)
@@ -112,7 +125,7 @@ impl Bins {
                     return taken;
                 }
             }
-            let rows = self.rows & u32::MAX.checked_shl(row as u32 + 1).unwrap_or(0);
+            let rows = self.rows & SEARCHED & u32::MAX.checked_shl(row as u32 + 1).unwrap_or(0);
             if rows == 0 {
                 return None;
             }
@@ -139,7 +152,7 @@ impl Bins {
 
     /// Visits every range of at least `units`, in no particular order.
     pub(crate) fn for_each_from(&self, nodes: &[Node], units: u32, mut visit: impl FnMut(u32)) {
-        let (first_row, first_sub) = bin_of(units);
+        let (first_row, first_sub) = place_of(bin_of(units));
         for row in first_row..ROWS {
             let mut subs = self.subs[row];
             if row == first_row {
@@ -161,10 +174,11 @@ impl Bins {
 
     /// The size of the largest range.
     pub(crate) fn largest(&self, nodes: &[Node]) -> u32 {
-        if self.rows == 0 {
+        let rows = self.rows & SEARCHED;
+        if rows == 0 {
             return 0;
         }
-        let row = 31 - self.rows.leading_zeros() as usize;
+        let row = 31 - rows.leading_zeros() as usize;
         let sub = 63 - self.subs[row].leading_zeros() as usize;
         let mut index = self.heads[row][sub];
         let mut largest = 0;
@@ -182,12 +196,12 @@ mod tests {
 
     #[test]
     fn bins_are_ordered_by_size_and_cover_all_sizes() {
-        let mut last = (0, 0);
+        let mut last = 0;
         for units in 1..100_000u32 {
             let bin = bin_of(units);
             assert!(bin >= last, "{units}");
             last = bin;
         }
-        assert!(bin_of(u32::MAX).0 < ROWS);
+        assert!(bin_of(u32::MAX) < TOP_BIN);
     }
 }

@@ -13,6 +13,8 @@ mod ebb;
 mod node;
 mod rest;
 
+use std::hint::{cold_path, select_unpredictable};
+
 use alloc_core::Stream;
 
 pub(crate) use self::node::{Kind, NIL, Node, SHARED_TAG, TAGS, Tag, TagSet, own_set};
@@ -233,7 +235,7 @@ impl Heap {
     fn make_used(&mut self, index: u32, ask: Ask) -> u32 {
         let node = &mut self.nodes[index as usize];
         node.kind = Kind::Used;
-        node.slack = ask.slack;
+        node.set_slack(ask.slack);
         node.home = ask.home;
         node.tag = ask.tag;
         self.used_units += u64::from(ask.units);
@@ -496,27 +498,21 @@ impl Heap {
         node.kind = Kind::Free;
         self.free_units += u64::from(node.units);
         let next = node.next;
-        if next != NIL {
-            let next = &self.nodes[next as usize];
-            if next.next == NIL && next.kind == Kind::Hole {
-                if self.top != NIL {
-                    self.bins.insert(&mut self.nodes, self.top);
-                }
-                self.top = index;
-                return;
-            }
+        let is_top = self.nodes.get(next as usize).is_some_and(|next| (next.next == NIL) & (next.kind == Kind::Hole));
+        if is_top & (self.top != NIL) {
+            cold_path();
+            self.bins.remove(&mut self.nodes, self.top);
+            self.bins.insert(&mut self.nodes, self.top, false);
         }
-        self.bins.insert(&mut self.nodes, index);
+        self.top = select_unpredictable(is_top, index, self.top);
+        self.bins.insert(&mut self.nodes, index, is_top);
     }
 
     #[inline(always)]
     fn unlink_free(&mut self, index: u32) {
         self.free_units -= u64::from(self.nodes[index as usize].units);
-        if self.top == index {
-            self.top = NIL;
-        } else {
-            self.bins.remove(&mut self.nodes, index);
-        }
+        self.top = select_unpredictable(self.top == index, NIL, self.top);
+        self.bins.remove(&mut self.nodes, index);
     }
 
     fn link_hole(&mut self, index: u32) {

@@ -22,10 +22,25 @@ pub(crate) fn units_of(bytes: u64) -> Option<u32> {
 }
 
 /// The class of a small block.
-#[inline]
+#[inline(always)]
 pub(crate) fn class_of(bytes: u64) -> usize {
     debug_assert!(bytes <= SMALL_MAX);
-    let units = (bytes + (UNIT - 1)) >> UNIT_SHIFT;
+    // A look-up, as to compute it takes a branch that can't be guessed where sizes come in no order.
+    usize::from(CLASS_OF[(bytes.wrapping_add(UNIT - 1) >> UNIT_SHIFT) as usize & (CLASS_OF.len() - 1)])
+}
+
+/// Class by units. As many as a mask leaves; those past the largest class are its.
+const CLASS_OF: [u8; 256] = {
+    let mut classes = [CLASSES as u8 - 1; 256];
+    let mut units = 0;
+    while units <= (SMALL_MAX >> UNIT_SHIFT) as usize {
+        classes[units] = class_of_units(units as u64) as u8;
+        units += 1;
+    }
+    classes
+};
+
+const fn class_of_units(units: u64) -> usize {
     if units <= 16 {
         return units as usize;
     }

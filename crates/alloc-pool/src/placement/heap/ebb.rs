@@ -33,7 +33,7 @@ impl Heap {
         while index != NIL {
             if self.nodes[index as usize].kind == Kind::Free && index != self.top {
                 self.bins.remove(&mut self.nodes, index);
-                self.bins.insert(&mut self.nodes, index);
+                self.bins.insert(&mut self.nodes, index, false);
             }
             index = self.nodes[index as usize].prev;
         }

@@ -54,8 +54,8 @@ pub(crate) struct Node {
     pub(crate) users: TagSet,
     /// When the last of a free node's memory was released.
     pub(crate) stamp: u64,
-    /// By how many bytes the request of a used node was smaller.
-    pub(crate) slack: u16,
+    /// By how many bytes the request of a used node was smaller; the bin of a free one.
+    slack_or_bin: u16,
     /// The stream of a used node's block.
     pub(crate) home: Stream,
 }
@@ -74,14 +74,36 @@ impl Node {
         tag: 0,
         users: 0,
         stamp: 0,
-        slack: 0,
+        slack_or_bin: 0,
         home: Stream::DEFAULT,
     };
 
     /// The bytes that a used node's block was asked to have.
     #[inline]
     pub(crate) fn requested(&self) -> u64 {
-        (u64::from(self.units) << UNIT_SHIFT) - u64::from(self.slack)
+        (u64::from(self.units) << UNIT_SHIFT) - u64::from(self.slack_or_bin)
+    }
+
+    /// By how many bytes the request of a used node was smaller.
+    #[inline]
+    pub(crate) fn slack(&self) -> u16 {
+        self.slack_or_bin
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_slack(&mut self, slack: u16) {
+        self.slack_or_bin = slack;
+    }
+
+    /// Where a free node is listed.
+    #[inline(always)]
+    pub(crate) fn bin(&self) -> u16 {
+        self.slack_or_bin
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_bin(&mut self, bin: u16) {
+        self.slack_or_bin = bin;
     }
 
     pub(crate) fn end(&self) -> u64 {

@@ -47,7 +47,8 @@ impl Heap {
     #[inline(always)]
     pub(super) fn hand_out_again(&mut self, index: u32, ask: Ask) -> u32 {
         let node = &mut self.nodes[index as usize];
-        (node.slack, node.home) = (ask.slack, ask.home);
+        node.set_slack(ask.slack);
+        node.home = ask.home;
         self.returned = index;
         index
     }
@@ -61,7 +62,7 @@ impl Heap {
     /// The resting node, if another request for just as much would get it.
     pub(crate) fn would_return(&self) -> Option<(u32, &Node)> {
         let node = self.node(self.resting)?;
-        let ask = Ask { units: node.units, align: 1, slack: node.slack, tag: node.tag, home: node.home };
+        let ask = Ask { units: node.units, align: 1, slack: node.slack(), tag: node.tag, home: node.home };
         self.would_fit_best(self.resting, ask).then_some((self.resting, node))
     }
 
@@ -74,7 +75,7 @@ impl Heap {
         if is_out {
             (self.resting, self.returned) = (NIL, index);
         }
-        Some((u64::from(node.units) << UNIT_SHIFT, u64::from(node.slack)))
+        Some((u64::from(node.units) << UNIT_SHIFT, u64::from(node.slack())))
     }
 
     /// Makes free memory of what was released last.
