@@ -75,6 +75,7 @@ def train(rank, world, allocator, store, steps, batch, player):
             torch.cuda.synchronize()
             times.append((time.perf_counter() - start) * 1e3)
             player.end()
+        player.leave()
         stats = torch.cuda.memory_stats()
         result = {
             "rank": rank,

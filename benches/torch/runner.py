@@ -154,6 +154,9 @@ def measure(name, allocator, steps=None, scale=1.0, limit=None, seconds=None, le
         result.update(first_ms=first * 1e3)
     except torch.OutOfMemoryError as error:
         result["out_of_memory"] = str(error)
+    finally:
+        if player:
+            player.leave()
     settled = times[settling(len(times)) :]
     result.update(
         steps=len(outcomes),

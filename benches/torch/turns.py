@@ -22,14 +22,12 @@ class Player:
         self._listen, self._answer = os.pipe()
         for end in (self._hear, self._answer):
             os.set_inheritable(end, True)
-        self._mine = False
         Player._all.append(self)
 
     # What the process itself calls.
 
     def ready(self):
         """Says that all is prepared. Returns when everybody is."""
-        self._mine = True
         # Ends that forks have of others would keep them from being seen to end.
         for player in Player._all:
             ends = (player._send, player._listen) if player is self else player._ends()
@@ -51,8 +49,13 @@ class Player:
         except BrokenPipeError:
             pass
 
+    def leave(self):
+        """Has no more turns. Before whatever it does next: the referee may be waiting for it."""
+        os.close(self._hear)
+        os.close(self._answer)
+
     def __getstate__(self):
-        return {"_hear": self._hear, "_answer": self._answer, "_send": -1, "_listen": -1, "_mine": False}
+        return {"_hear": self._hear, "_answer": self._answer, "_send": -1, "_listen": -1}
 
     def _ends(self):
         return (self._hear, self._send, self._listen, self._answer)
