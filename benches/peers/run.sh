@@ -12,8 +12,8 @@
 # PEERS_OURS names the pool's program, PEERS_BUILD a folder for what is built.
 #
 # All take turns, workload by workload and recording by recording: a machine that others use too changes its pace within
-# seconds. What one thread does takes three turns (two where it takes long), of which the fastest counts; else the pool
-# runs before, among and after its peers.
+# seconds. What one thread does takes three turns (six where it takes a second, two where it takes long), of which the fastest
+# counts; else the pool runs before, among and after its peers.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -183,7 +183,8 @@ turns_at() {
         return
     fi
     case $1 in
-    replay | pair | churn) echo "alloc-pool $peers alloc-pool $peers alloc-pool $peers" ;;
+    replay) echo "alloc-pool $peers alloc-pool $peers alloc-pool $peers" ;;
+    pair | churn) echo "alloc-pool $peers alloc-pool $peers alloc-pool $peers alloc-pool $peers alloc-pool $peers alloc-pool $peers" ;;
     random) echo "alloc-pool $peers alloc-pool $peers" ;;
     *) echo "alloc-pool $peers" | sed 's/ rmm-pool/ alloc-pool&/; s/$/ alloc-pool/' ;;
     esac
