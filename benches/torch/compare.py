@@ -117,6 +117,9 @@ class Workload:
                 self.wrong[allocator] = f"{self.name} {allocator}: {text}"
                 print(answer.get("failed") or text, file=sys.stderr, flush=True)
                 continue
+            if not answer["times_ms"]:
+                self.wrong[allocator] = f"{self.name} {allocator}: no step came to its end in time"
+                continue
             lacks = answer["not_deterministic"]
             print(
                 f"{runner.elapsed():5.0f} s  {self.name} {allocator}: {answer['steps']} steps, {answer['step_ms']:.2f} ms, "
@@ -131,11 +134,12 @@ class Workload:
 
     def settle_level(self, budget, out):
         """A round: if both native runs differ, once more with all determinism there is."""
-        for level in (USUAL, STRICT):
-            self.level = level
-            self.forget()
-            if not self.add(budget, out) or not self.is_noisy():
-                return
+        if not self.add(budget, out) or not self.is_noisy():
+            return
+        usual, self.level = self.runs, STRICT
+        self.forget()
+        if not self.add(budget, out) and not self.wrong:
+            self.runs, self.level = usual, USUAL
 
     def is_noisy(self):
         return max(noise_of(self.runs["native"]) or [0.0]) > 0

@@ -75,7 +75,6 @@ def train(rank, world, allocator, store, steps, batch, player):
             torch.cuda.synchronize()
             times.append((time.perf_counter() - start) * 1e3)
             player.end()
-        player.leave()
         stats = torch.cuda.memory_stats()
         result = {
             "rank": rank,
@@ -95,6 +94,8 @@ def train(rank, world, allocator, store, steps, batch, player):
             result["pool"] = {key: figures[key] for key in ("misses", "moves", "rejected_frees", "leaked")}
         return result
     finally:
+        # First, as the other ranks may not be there any more for what follows.
+        player.leave()
         dist.destroy_process_group()
 
 
@@ -126,7 +127,7 @@ def run(world, allocators, steps, batch, timeout):
             work = [functools.partial(train, rank, world, allocator, store, steps, batch, player)
                     for rank, player in enumerate(players)]
             groups.append(players)
-            started.append([runner.start(part) for part in work])
+            started.append([runner.start(part, ends=player.ends()) for part, player in zip(work, players)])
         turns.referee(groups, lambda: deadline - runner.elapsed())
         answers = [[runner.finish(child, deadline) for child in children] for children in started]
     failed = [f"{allocator}, rank {rank}: {runner.failure(answer)}" for allocator, ranks in zip(allocators, answers)

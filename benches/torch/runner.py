@@ -225,16 +225,16 @@ def _answer(pipe, function, arguments):
     os._exit(0)
 
 
-def start(function, *arguments):
-    """Calls `function` in a child; the child's number and the end of the pipe that its answer comes from."""
+def start(function, *arguments, ends=()):
+    """Calls `function` in a child; the child's number and the end of the pipe that its answer comes from. `ends` are those of
+    other pipes that it needs."""
     gc.collect()
     sys.stdout.flush()
     sys.stderr.flush()
     read, write = os.pipe()
     if os.environ.get("START") == "spawn":
-        os.set_inheritable(write, True)
         code = "import sys, pickle, runner; runner._answer(int(sys.argv[1]), *pickle.load(sys.stdin.buffer))"
-        child = subprocess.Popen([sys.executable, "-c", code, str(write)], stdin=subprocess.PIPE, close_fds=False)
+        child = subprocess.Popen([sys.executable, "-c", code, str(write)], stdin=subprocess.PIPE, pass_fds=(write, *ends))
         pickle.dump((function, arguments), child.stdin)
         child.stdin.close()
         os.close(write)
@@ -285,7 +285,7 @@ def run_in_turns(name, allocators, timeout, **options):
     players = [turns.Player() for _ in allocators]
     parts = [functools.partial(measure, name, allocator, player=player, **options)
              for allocator, player in zip(allocators, players)]
-    started = [start(part) for part in parts]
+    started = [start(part, ends=player.ends()) for part, player in zip(parts, players)]
     turns.referee([[player] for player in players], lambda: deadline - elapsed())
     answers = [finish(child, deadline) for child in started]
     return [{"name": name, "allocator": allocator, **answer} for allocator, answer in zip(allocators, answers)]

@@ -20,14 +20,12 @@ class Player:
     def __init__(self):
         self._hear, self._send = os.pipe()
         self._listen, self._answer = os.pipe()
-        for end in (self._hear, self._answer):
-            os.set_inheritable(end, True)
         Player._all.append(self)
 
     # What the process itself calls.
 
     def ready(self):
-        """Says that all is prepared. Returns when everybody is."""
+        """Says that all is prepared. Nobody has a turn before everybody is."""
         # Ends that forks have of others would keep them from being seen to end.
         for player in Player._all:
             ends = (player._send, player._listen) if player is self else player._ends()
@@ -67,6 +65,10 @@ class Player:
         os.close(self._hear)
         os.close(self._answer)
 
+    def ends(self):
+        """The ends of pipes that the started process needs."""
+        return (self._hear, self._answer)
+
     def go(self):
         """Gives it its turn; `False` if it has ended."""
         try:
@@ -75,16 +77,22 @@ class Player:
         except BrokenPipeError:
             return False
 
-    def heard(self, seconds):
-        """Waits for its word; `False` if it has ended, or says nothing for so long."""
-        readable, _, _ = select.select([self._listen], [], [], max(seconds, 0.0))
-        return bool(readable) and bool(os.read(self._listen, 1))
-
     def close(self):
         """Forgets it. If it waits for its turn, it goes on without."""
         os.close(self._send)
         os.close(self._listen)
         Player._all.remove(self)
+
+
+def _all_heard(group, seconds_left):
+    """Waits for a word of each player; `False` as soon as one has ended, or if time is up."""
+    waited_for = {player._listen for player in group}
+    while waited_for:
+        readable, _, _ = select.select(list(waited_for), [], [], max(seconds_left(), 0.0))
+        if not readable or not all([os.read(end, 1) for end in readable]):
+            return False
+        waited_for.difference_update(readable)
+    return True
 
 
 def referee(groups, seconds_left):
@@ -96,13 +104,13 @@ def referee(groups, seconds_left):
     for group in groups:
         for player in group:
             player.leave_to_child()
-    playing = [group for group in groups if all([player.heard(seconds_left()) for player in group])]
+    playing = [group for group in groups if _all_heard(group, seconds_left)]
     number = 0
     while len(playing) > 1 and seconds_left() > 0:
         first = number % len(playing)
         for group in playing[first:] + playing[:first]:
             started = all([player.go() for player in group])
-            if not (started and all([player.heard(seconds_left()) for player in group])):
+            if not (started and _all_heard(group, seconds_left)):
                 playing = [other for other in playing if other is not group]
         number += 1
     for group in groups:

@@ -51,10 +51,17 @@ class Programs(unittest.TestCase):
         self.assertTrue(0 < away <= noise)
         self.assertEqual(self.compare.verdict(native, [run([3.5])])[0], "DIFFER")
 
-    def test_a_step_is_compared_with_the_same_step(self):
-        native, ours = run([1.0], range(10, 50, 5)), run([1.0], [2 * time for time in range(10, 50, 5)])
-        self.assertEqual(self.compare.ratio([ours], [native]), 2.0)
-        self.assertEqual(self.compare.spread([native, native]), 0.0)
+    def test_a_step_is_compared_with_those_beside_it(self):
+        # The machine slows down to a half in the midst, for all alike.
+        pace = [1.0] * 10 + [2.0] * 10
+        native, other, ours = ([pace_now * time for pace_now in pace] for time in (9.0, 11.0, 8.0))
+        ratio, noise, usual = self.compare.side_by_side([ours], [native, other])
+        self.assertAlmostEqual(ratio, 0.8)
+        self.assertAlmostEqual(noise, 9.0 / 11.0)
+        self.assertEqual(usual, 18.0)
+        # Each round is compared with its own native runs.
+        ratio, _, _ = self.compare.side_by_side([[10.0] * 8, [60.0] * 8], [[10.0] * 8] * 2 + [[60.0] * 8] * 2)
+        self.assertEqual(ratio, 1.0)
 
     def test_the_largest_scale_is_found(self):
         for largest in (1, 15, 16, 17, 100):
@@ -67,13 +74,13 @@ class Programs(unittest.TestCase):
     def rank(self, losses, wrong=0, leaked=0, step_ms=10.0):
         pool = {"rejected_frees": 0, "leaked": leaked}
         held = {"peak_live": 1 << 30, "peak_reserved": 1 << 30}
-        return {**run(losses), "wrong": wrong, "step_ms": step_ms, "pool": pool, **held}
+        return {**run(losses, [step_ms] * 8), "wrong": wrong, "step_ms": step_ms, "pool": pool, **held}
 
     def test_every_rank_has_to_be_right(self):
         native = [[self.rank([3.0, 2.0]), self.rank([5.0, 4.0], step_ms=20.0)]] * 2
         lines, holds = self.ddp.judge(native, [[self.rank([3.0, 2.0]), self.rank([5.0, 4.0], step_ms=21.0)]])
         self.assertTrue(holds, lines)
-        self.assertIn("1.0500 of it", "\n".join(lines))
+        self.assertIn("20.00 ms natively, ours 1.0500 of it", "\n".join(lines), "the slowest rank's time is the step's")
         for other in (self.rank([5.0, 4.1]), self.rank([5.0, 4.0], wrong=1), self.rank([5.0, 4.0], leaked=2)):
             self.assertFalse(self.ddp.judge(native, [[self.rank([3.0, 2.0]), other]])[1])
 

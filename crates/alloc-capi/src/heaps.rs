@@ -3,7 +3,9 @@
 use std::fmt::Debug;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use alloc_core::{AllocError, Device, DeviceAllocator, DeviceKind, DeviceMemory, ProviderError, registry};
+use alloc_core::{
+    AllocError, Device, DeviceAllocator, DeviceKind, DeviceMemory, ProviderError, ProviderErrorKind, registry,
+};
 use alloc_cpu::HostOptions;
 use alloc_cuda::{DeviceOptions, DeviceProvider, PinnedMethod, PinnedProvider};
 use alloc_pool::{ConfigError, Pool, PoolConfig, PoolError};
@@ -79,7 +81,13 @@ impl Allocator for Installed {
         None
     }
     fn open_to(&self, _peer: u16) -> Result<(), ProviderError> {
-        Ok(())
+        Err(ProviderError {
+            device: self.0.device(),
+            call: "open_to",
+            code: 0,
+            name: "the program's own allocator decides who reaches its memory".into(),
+            kind: ProviderErrorKind::Unsupported,
+        })
     }
 }
 

@@ -73,10 +73,12 @@ fn note(
     stream: Stream,
 ) -> Result<u64, Failure> {
     let address = block.address().get();
+    // Before anybody can find the block, lest it is taken off before it is counted.
+    heap.live.add(block.size());
     if INDEX.insert(block, owner, stream) {
-        heap.live.add(block.size());
         return Ok(address);
     }
+    heap.live.sub(block.size());
     // SAFETY: nobody has seen the block.
     unsafe { allocator.release(block, stream, StreamSet::EMPTY) }?;
     Err(Failure::UnknownPointer { address })

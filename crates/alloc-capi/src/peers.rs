@@ -2,10 +2,11 @@
 //!
 //! PyTorch copies a tensor from one device to another with one call that names no devices (`cudaMemcpyAsync`), and the
 //! driver refuses that for mapped memory which the other device can't reach. So heaps are opened to each other as soon as
-//! there are two of them; a process that uses one device, as those of `DistributedDataParallel` do, pays nothing. Where
-//! devices don't reach each other their memory is in segments, which the driver copies by way of the host.
+//! there are two of them; a process that uses one device, as those of `DistributedDataParallel` do, pays nothing. A device
+//! that does not reach each of the others that the process sees has its memory in segments, which the driver copies by way
+//! of the host: which of them the process will use can't be known when the first heap is made.
 
-use alloc_core::{Addressing, AllocError, Device, DeviceKind, MemoryProvider, ProviderError};
+use alloc_core::{Addressing, AllocError, Device, DeviceKind, MemoryProvider, ProviderError, ProviderErrorKind};
 use alloc_cpu::HostProvider;
 use alloc_cuda::{DeviceProvider, PinnedProvider};
 use alloc_pool::{ConfigError, PoolError};
@@ -39,8 +40,15 @@ pub(crate) fn open_to_each_other<'a>(heap: &Heap, others: impl Iterator<Item = &
     let is_cuda = |heap: &Heap| heap.device.kind() == DeviceKind::CUDA;
     for other in others.filter(|other| is_cuda(heap) && is_cuda(other)) {
         for (memory, peer) in [(heap, other), (other, heap)] {
-            if let Err(error) = memory.open_to(peer.device.ordinal()) {
-                tracing::warn!(memory = %memory.device, peer = %peer.device, %error, "memory stays closed to a peer");
+            match memory.open_to(peer.device.ordinal()) {
+                Ok(()) => {}
+                // Segments, or memory of the program's own.
+                Err(error) if error.kind == ProviderErrorKind::Unsupported => {
+                    tracing::debug!(memory = %memory.device, peer = %peer.device, %error, "memory is not opened to a peer");
+                }
+                Err(error) => {
+                    tracing::warn!(memory = %memory.device, peer = %peer.device, %error, "memory stays closed to a peer");
+                }
             }
         }
     }
@@ -60,7 +68,9 @@ pub(crate) fn addressing(device: Device) -> Result<Option<Addressing>, AllocErro
     }
     let own = device.ordinal();
     for other in (0..alloc_cuda::device_count()?).filter(|other| *other != own) {
-        if !alloc_cuda::can_access_peer(own, other)? || !alloc_cuda::can_access_peer(other, own)? {
+        let reaches = |from, to| alloc_cuda::can_access_peer(from, to).unwrap_or(false);
+        if !reaches(own, other) || !reaches(other, own) {
+            tracing::info!(%device, other, "memory in segments, as one of two devices does not reach the other");
             return Ok(Some(Addressing::Segmented));
         }
     }

@@ -71,7 +71,7 @@ pub fn device_info(ordinal: u16) -> Result<DeviceInfo, ProviderError> {
 }
 
 /// Whether kernels and copies of the device `from` can reach memory of the device `to` directly, where that memory is
-/// [open to it](crate::DeviceProvider::open_to). No context is made for either.
+/// [open to it](crate::DeviceProvider::open_to). No context is made for either. Of a device and itself the driver says no.
 ///
 /// # Errors
 /// As [`device_count`], and for an ordinal that no device has.

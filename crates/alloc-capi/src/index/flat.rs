@@ -2,7 +2,8 @@
 //!
 //! Three levels over 57 bits of address space, in units of 512 bytes: what pools place their blocks in. Its leaves are
 //! zeroed memory that the system supplies page by page as it is touched: a block here costs 32 bytes, and up to one page
-//! where no other block is near; that one was somewhere costs a bit. Leaves stay for the life of the process.
+//! where no other block is near. Where blocks were is a bit a unit, 8 KiB for each 32 MiB of addresses that had any. Leaves
+//! stay for the life of the process.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,7 +44,7 @@ struct Leaf {
 
 /// The table.
 pub(super) struct Flat {
-    root: OnceLock<Level<Level<Leaf>>>,
+    root: OnceLock<Level<Level<Box<Leaf>>>>,
 }
 
 fn empty<T>() -> Level<T> {
@@ -62,12 +63,12 @@ impl Flat {
 
     fn leaf(&self, unit: u64) -> Option<&Leaf> {
         let [root, middle, _] = places(unit);
-        self.root.get()?[root].get()?[middle].get()
+        Some(self.root.get()?[root].get()?[middle].get()?)
     }
 
     fn make_leaf(&self, unit: u64) -> &Leaf {
         let [root, middle, _] = places(unit);
-        let new = || Leaf { entries: OnceLock::new(), seen: bytemuck::zeroed_slice_box(LEVEL / 64) };
+        let new = || Box::new(Leaf { entries: OnceLock::new(), seen: bytemuck::zeroed_slice_box(LEVEL / 64) });
         self.root.get_or_init(empty)[root].get_or_init(empty)[middle].get_or_init(new)
     }
 

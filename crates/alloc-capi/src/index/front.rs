@@ -93,20 +93,21 @@ impl Slot {
     /// address.
     #[inline]
     fn fill(&self, unit: u64, entry: &Entry, gone: impl FnOnce(u64)) -> bool {
-        let word = self.word.load(Ordering::Relaxed);
+        let word = self.word.load(Ordering::Acquire);
         if word & (LIVING | BUSY) != 0 {
             return false;
         }
+        let before = self.unit.load(Ordering::Relaxed);
+        if word & GONE != 0 && before != unit {
+            // While the place still says so itself. If another is faster this is perhaps of its block, which does no harm.
+            gone(before);
+        }
         let next = (word & !STATE).wrapping_add(VERSION);
-        if self.word.compare_exchange(word, next | BUSY, Ordering::Acquire, Ordering::Relaxed).is_err() {
+        if self.word.compare_exchange(word, next | BUSY, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return false;
         }
         // Whoever finds one of the words below finds the place busy.
         fence(Ordering::Release);
-        let before = self.unit.load(Ordering::Relaxed);
-        if word & GONE != 0 && before != unit {
-            gone(before);
-        }
         self.unit.store(unit, Ordering::Relaxed);
         self.id.store(entry.block.id().to_bits(), Ordering::Relaxed);
         self.size.store(entry.block.size(), Ordering::Relaxed);

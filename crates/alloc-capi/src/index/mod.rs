@@ -107,6 +107,8 @@ impl Index {
         }
         self.flat.for_each(|entry| living.push(entry));
         living.sort_unstable_by_key(|entry| entry.block.address());
+        // One that was freed and noted again between both looks.
+        living.dedup_by_key(|entry| entry.block.address());
         living.into_iter().for_each(visit);
     }
 }

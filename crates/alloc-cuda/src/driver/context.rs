@@ -8,7 +8,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use alloc_core::{Device, ProviderError, ProviderErrorKind};
 
 use super::calls;
-use super::error::{check, error};
+use super::error::{INVALID_DEVICE, check, error};
 
 /// CUDA 11.2, the first with stream-ordered allocation; 1000 × major + 10 × minor.
 const OLDEST_DRIVER: i32 = 11_020;
@@ -39,7 +39,7 @@ pub(crate) enum Attribute {
     MemoryPools = 115,
 }
 
-/// As many devices as a driver can have.
+/// More devices than any driver has.
 const MOST: usize = 64;
 
 /// The contexts that are open, by ordinal.
@@ -121,12 +121,14 @@ pub(crate) fn can_access_peer(from: u16, to: u16) -> Result<bool, ProviderError>
 impl Context {
     /// The device `ordinal`, its primary context retained on the first call.
     pub(crate) fn open(ordinal: u16) -> Result<&'static Self, ProviderError> {
-        if let Some(context) = Self::opened(ordinal) {
+        let no_such = || error(Device::cuda(ordinal), "cuDeviceGet", INVALID_DEVICE);
+        let place = OPEN.get(usize::from(ordinal)).ok_or_else(no_such)?;
+        if let Some(context) = place.get() {
             return Ok(context);
         }
         static OPENING: Mutex<()> = Mutex::new(());
         let _one_at_a_time = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(context) = Self::opened(ordinal) {
+        if let Some(context) = place.get() {
             return Ok(context);
         }
         let (name, device) = (Device::cuda(ordinal), device_number(ordinal)?);
@@ -136,8 +138,7 @@ impl Context {
         check(name, "cuDevicePrimaryCtxRetain", unsafe { calls::cuDevicePrimaryCtxRetain(&raw mut handle, device) })?;
         let context: &'static Self =
             Box::leak(Box::new(Self { ordinal, device, handle, spare_events: Mutex::new(Vec::new()) }));
-        // More devices than that there are none.
-        Ok(OPEN.get(usize::from(ordinal)).map_or(context, |place| *place.get_or_init(|| context)))
+        Ok(place.get_or_init(|| context))
     }
 
     /// The device `ordinal`, if its context is open.

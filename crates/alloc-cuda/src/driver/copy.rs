@@ -31,8 +31,12 @@ impl Context {
         bytes: u64,
         stream: Target,
     ) -> Result<(), ProviderError> {
-        // Either will do, as the call names both.
-        let _current = Current::ensure_one_of(self.name(), [from_context, to_context].map(Context::handle))?;
+        // A default stream is that of the context that is current; else either will do, as the call names both.
+        let _current = if stream.is_default() {
+            self.enter()?
+        } else {
+            Current::ensure_one_of(self.name(), [from_context, to_context].map(Context::handle))?
+        };
         // SAFETY: the caller's promise.
         self.check("cuMemcpyPeerAsync", unsafe {
             calls::cuMemcpyPeerAsync(

@@ -9,6 +9,7 @@ use super::calls::{self, NOT_BUILT};
 
 pub(crate) const OUT_OF_MEMORY: i32 = 2;
 pub(crate) const NO_DEVICE: i32 = 100;
+pub(crate) const INVALID_DEVICE: i32 = 101;
 pub(crate) const INVALID_HANDLE: i32 = 400;
 pub(crate) const NOT_READY: i32 = 600;
 pub(crate) const PEER_ACCESS_ALREADY_ENABLED: i32 = 704;
@@ -63,7 +64,7 @@ pub(crate) fn kind(code: i32) -> ProviderErrorKind {
         NOT_BUILT => ProviderErrorKind::Unavailable,
         // Not initialised; stub library; driver too old; device taken; no device; invalid device; system not ready or
         // mismatched.
-        3 | 34 | 35 | 46 | NO_DEVICE | 101 | 802..=809 => ProviderErrorKind::Unavailable,
+        3 | 34 | 35 | 46 | NO_DEVICE | INVALID_DEVICE | 802..=809 => ProviderErrorKind::Unavailable,
         // The call needs a newer driver; not found; not permitted; not supported; not while a stream captures.
         36 | 500 | 800 | 801 | STREAM_CAPTURE_UNSUPPORTED => ProviderErrorKind::Unsupported,
         _ => ProviderErrorKind::Other,

@@ -24,7 +24,7 @@ impl Lanes {
 
     /// Submits work in the order of `stream`.
     ///
-    /// Mapped memory is open to its own device and those that it was made for. Work of a stream of any other device goes
+    /// Mapped memory is open to its own device and those that were let in. Work of a stream of any other device goes
     /// to a stream of this one, which starts after the other and which the other then waits for.
     ///
     /// # Safety

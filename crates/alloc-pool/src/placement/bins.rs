@@ -191,6 +191,36 @@ impl Bins {
 }
 
 #[cfg(test)]
+impl Bins {
+    /// Whether every node is listed where its size says, but for the top, and the bitmaps say where there is any.
+    pub(crate) fn check(&self, nodes: &[Node], top: u32) -> Result<(), String> {
+        let mut tops = Vec::new();
+        for (row, heads) in self.heads.iter().enumerate() {
+            for (sub, head) in heads.iter().enumerate() {
+                let bin = (row << SUB_BITS | sub) as u16;
+                if (self.subs[row] >> sub & 1 == 1) != (*head != NIL) {
+                    return Err(format!("bin {bin}: the bitmap is wrong"));
+                }
+                let (mut index, mut prev) = (*head, NIL);
+                while index != NIL {
+                    let node = &nodes[index as usize];
+                    if node.bin() != bin || node.link_prev != prev || row < ROWS && bin_of(node.units) != bin {
+                        return Err(format!("node {index} of {} units is wrong in bin {bin}", node.units));
+                    }
+                    tops.extend((row == ROWS).then_some(index));
+                    (prev, index) = (index, node.link_next);
+                }
+            }
+            if (self.rows >> row & 1 == 1) != (self.subs[row] != 0) {
+                return Err(format!("row {row}: the bitmap is wrong"));
+            }
+        }
+        let wanted = if top == NIL { vec![] } else { vec![top] };
+        if tops == wanted { Ok(()) } else { Err(format!("tops {tops:?} are listed, {wanted:?} is one")) }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -54,6 +54,20 @@ fn segmented() -> Rig {
 }
 
 #[test]
+fn a_stale_block_may_name_what_is_hardly_any_memory_now() {
+    for units in 1..4 {
+        let rig = Rig::default();
+        let before = [PAGE / 4, PAGE / 4, PAGE / 8].map(|size| rig.take(size, A));
+        before.iter().for_each(|&block| rig.give(block, A));
+        // What is left behind it is named as one of those was.
+        let block = rig.take(PAGE - units * 512, A);
+        before.iter().for_each(|&block| assert_stale(&rig, block));
+        rig.give(block, A);
+        before.iter().for_each(|&block| assert_stale(&rig, block));
+    }
+}
+
+#[test]
 fn a_second_release_is_stale() {
     for rig in [Rig::default(), segmented()] {
         for size in SIZES {

@@ -14,7 +14,7 @@ use super::kernels::{Kernels, trap};
 use super::stress::Random;
 
 /// The primary context of a device, which a program would make current to work there.
-fn primary(ordinal: u16) -> u64 {
+pub fn primary(ordinal: u16) -> u64 {
     let mut context = std::ptr::null_mut();
     // SAFETY: the driver is loaded and initialised, and the out parameter is a local.
     let code = unsafe { sys::cuDevicePrimaryCtxRetain(&raw mut context, ordinal.into()) };
@@ -22,7 +22,7 @@ fn primary(ordinal: u16) -> u64 {
     context as u64
 }
 
-fn make_current(context: u64) {
+pub fn make_current(context: u64) {
     // SAFETY: the context is a primary one that is retained, or none.
     let code = unsafe { sys::cuCtxSetCurrent(context as sys::CUcontext) };
     assert_eq!(code as i32, 0);

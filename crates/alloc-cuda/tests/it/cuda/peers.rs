@@ -1,9 +1,10 @@
 //! Several devices in one process.
 
-use alloc_core::{Address, Addressing, Device, DeviceAllocator, Place, ProviderErrorKind, StreamSet, Transfer};
+use alloc_core::{Address, Addressing, Device, DeviceAllocator, Place, ProviderErrorKind, Stream, StreamSet, Transfer};
 use alloc_cuda::{AsyncAllocator, CudaStream, CudaTransfer, DeviceOptions, DeviceProvider};
 use alloc_pool::PoolConfig;
 
+use super::devices::{make_current, primary};
 use super::harness::{any_device, bytes, fake, release};
 
 #[test]
@@ -125,6 +126,53 @@ fn the_first_copy_opens_the_global_pools_to_each_other() {
         [(0, 1), (1, 0), (0, 3)].map(|(from, to)| alloc_cuda::can_access_peer(from, to).unwrap()),
         [true, true, false]
     );
+}
+
+#[test]
+fn a_copy_on_a_default_stream_is_on_that_of_the_device_asked() {
+    let Some(fake) = fake() else { return };
+    let pools = [0, 1]
+        .map(|ordinal| alloc_cuda::device_pool(ordinal, &DeviceOptions::default(), PoolConfig::default()).unwrap());
+    for here in [0, 1] {
+        let transfer = CudaTransfer::of(here as u16).unwrap();
+        let blocks = [0, 1].map(|index| pools[index].allocate(bytes(4096), Stream::DEFAULT).unwrap());
+        let places = [0, 1].map(|index| Place { device: pools[index].device(), address: blocks[index].address() });
+        for (index, place) in places.iter().enumerate() {
+            let own = CudaTransfer::of(index as u16).unwrap();
+            // SAFETY: the place is valid; the fill is over before anybody else touches it.
+            unsafe { own.fill(*place, 4096, 10 + index as u8, Stream::DEFAULT) }.unwrap();
+            own.synchronize(Stream::DEFAULT).unwrap();
+        }
+        // The other device's default stream waits for this one, which is held back, and its context is current.
+        let other = 1 - here;
+        make_current(primary(other as u16));
+        let mut waited_for = std::ptr::null_mut();
+        // SAFETY: a context is current, and the out parameter is a local.
+        assert_eq!(unsafe { cust::sys::cuStreamCreate(&raw mut waited_for, 0) } as i32, 0);
+        let waited_for = Stream::from_raw(waited_for as u64);
+        fake.hold(waited_for);
+        let elsewhere = pools[other].allocate(bytes(512), waited_for).unwrap();
+        let place = Place { device: pools[other].device(), address: elsewhere.address() };
+        // SAFETY: the place is valid until the stream was waited for.
+        unsafe { CudaTransfer::of(other as u16).unwrap().fill(place, 512, 1, waited_for) }.unwrap();
+        // SAFETY: both places are valid, and the stream is waited for.
+        unsafe { transfer.copy(places[0], places[1], 4096, Stream::DEFAULT) }.unwrap();
+        transfer.synchronize(Stream::DEFAULT).unwrap();
+        // SAFETY: the fake's memory is the process's own, and the copy is over.
+        let found = unsafe { *(blocks[1].address().get() as *const u8) };
+        assert_eq!(found, 10, "the copy was not on the stream that was waited for");
+        fake.resume(waited_for);
+        CudaTransfer::of(other as u16).unwrap().synchronize(waited_for).unwrap();
+        release(&*pools[other], elsewhere, waited_for);
+        pools[other].retire_stream(waited_for);
+        for (pool, block) in pools.iter().zip(blocks) {
+            release(&**pool, block, Stream::DEFAULT);
+        }
+        // SAFETY: the stream is the one made above, and no allocator knows it any more.
+        let destroyed = unsafe { cust::sys::cuStreamDestroy_v2(waited_for.handle() as cust::sys::CUstream) };
+        assert_eq!(destroyed as i32, 0);
+        make_current(0);
+    }
 }
 
 #[test]

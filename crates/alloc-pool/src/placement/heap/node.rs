@@ -78,10 +78,10 @@ impl Node {
         home: Stream::DEFAULT,
     };
 
-    /// The bytes that a used node's block was asked to have.
+    /// The bytes that a used node's block was asked to have. Of any other node it says nothing, and a stale id may name one.
     #[inline]
     pub(crate) fn requested(&self) -> u64 {
-        (u64::from(self.units) << UNIT_SHIFT) - u64::from(self.slack_or_bin)
+        (u64::from(self.units) << UNIT_SHIFT).wrapping_sub(u64::from(self.slack_or_bin))
     }
 
     /// By how many bytes the request of a used node was smaller.

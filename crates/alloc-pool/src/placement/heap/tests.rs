@@ -44,8 +44,28 @@ impl Heap {
         if (free, used, listed) != (self.free_units, self.used_units, free) {
             return Err(format!("free {free} used {used} listed {listed}: {} {}", self.free_units, self.used_units));
         }
-        Ok(())
+        self.bins.check(&self.nodes, self.top)
     }
+}
+
+#[test]
+fn a_new_top_sends_the_one_before_to_the_others() {
+    let mut heap = Heap::new(0, 1000);
+    let hole = heap.containing(0, 0);
+    heap.convert(hole, 0, 100, Kind::Free, 0);
+    heap.check().unwrap();
+    let first = heap.top;
+    // Memory further on, with addresses behind it, but none between it and the end of the range but these.
+    heap.convert(first, 500, 100, Kind::Free, 0);
+    heap.check().unwrap();
+    assert_ne!(heap.top, first);
+    assert_eq!(heap.node(heap.top).unwrap().start, 500);
+    // The one before is found as any other, and first.
+    assert_eq!(heap.allocate(ask(60)), Some(first));
+    heap.check().unwrap();
+    let last = heap.allocate(ask(60)).unwrap();
+    assert_eq!(heap.node(last).unwrap().start, 500);
+    heap.check().unwrap();
 }
 
 #[test]
