@@ -128,7 +128,7 @@ impl Context {
         // SAFETY: the caller's promise.
         self.check("cuMemMap", unsafe { calls::cuMemMap(address, bytes as usize, 0, handle, 0) })?;
         // SAFETY: the range was just mapped.
-        let allowed = unsafe { self.set_access(address, bytes, devices) };
+        let allowed = unsafe { self.allow(address, bytes, devices) };
         if allowed.is_err() {
             // SAFETY: the range was just mapped, and nobody has used it. The first error is the one to report.
             let _ = unsafe { calls::cuMemUnmap(address, bytes as usize) };
@@ -142,6 +142,15 @@ impl Context {
     /// The range is that of one mapping, which stays to the end of the call.
     pub(crate) unsafe fn set_access(&self, address: u64, bytes: u64, devices: &[i32]) -> Result<(), ProviderError> {
         let _current = self.enter_relaxed()?;
+        // SAFETY: the caller's promise is the one asked for.
+        unsafe { self.allow(address, bytes, devices) }
+    }
+
+    /// As [`Context::set_access`], for callers that have made the context current.
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn allow(&self, address: u64, bytes: u64, devices: &[i32]) -> Result<(), ProviderError> {
         let access = access(devices);
         // SAFETY: the caller's promise; the array lives to the end of the call.
         self.check("cuMemSetAccess", unsafe {
