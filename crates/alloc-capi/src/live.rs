@@ -83,7 +83,12 @@ mod tests {
             for _ in 0..4 {
                 // Each crosses the end of a lap again and again.
                 scope.spawn(|| {
-                    (0..10_000).for_each(|_| [live.add(7), live.add(9), live.sub(7), live.sub(9)].into_iter().collect())
+                    for _ in 0..10_000 {
+                        live.add(7);
+                        live.add(9);
+                        live.sub(7);
+                        live.sub(9);
+                    }
                 });
             }
         });

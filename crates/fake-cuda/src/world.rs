@@ -47,7 +47,7 @@ pub(crate) struct World {
     pub(crate) devices: Vec<Device>,
     /// How many of the devices the driver lets the process see.
     pub(crate) visible: usize,
-    /// Whether what breaks one context breaks those of all devices, as drivers of CUDA 13 do.
+    /// Whether what breaks one context breaks those of all devices, as a driver of CUDA 13.0 was seen to do.
     pub(crate) breaks_all: bool,
     pub(crate) contexts: HashMap<u64, Context>,
     pub(crate) reservations: BTreeMap<u64, u64>,

@@ -1,8 +1,8 @@
 //! The table of living blocks that are found first: two places for each hash of an address, 2 MiB in all.
 //!
-//! A table that mirrors the address space has each large block's entry in a page of its own, so that a program with some
-//! gigabytes waits for the translation of an address at nearly each call: 200 ns a call in a virtual machine, of which the
-//! pool had 30. Here a thousand blocks are in a few hundred pages, whatever lies between them.
+//! A table that mirrors the address space has each large block's entry in a page of its own, which the system has to supply
+//! when a block first starts there, and which stays. Here a thousand blocks are in a few hundred pages, whatever lies
+//! between them.
 //!
 //! A place is written and read as a sequence lock is (after Boehm: "Can seqlocks get along with programming language memory
 //! models?", 2012): its first word has a version, which moves on with each block, so that whoever changes the word by

@@ -1,8 +1,7 @@
 //! From an address to the block that starts there, in constant time and without a lock.
 //!
-//! Blocks that live are in a small table found by a hash of the address ([`front`]), which a processor's caches and its
-//! translations of addresses hold; those that find no place there are in a large one that mirrors the address space
-//! ([`flat`]), which also remembers where a block started that is gone.
+//! Blocks that live are in a small table found by a hash of the address ([`front`]); those that find no place there are in a
+//! large one that mirrors the address space ([`flat`]), which also remembers where a block started that is gone.
 
 mod flat;
 mod front;

@@ -233,7 +233,7 @@ fn one_context_breaks() {
             well.trim(0);
             assert_eq!((well.statistics().reserved.current, well.statistics().leaked), (0, 0));
         } else {
-            // Drivers of CUDA 13 break every context of the process. Then both devices say so, and nothing is reused.
+            // The driver seen (580, CUDA 13.0) breaks every context of the process. Then both devices say so, and nothing is reused.
             println!("one context breaks: the driver breaks the other with it, so both are refused");
             let error = stream.synchronize().unwrap_err();
             assert_eq!((error.kind, error.device.ordinal()), (ProviderErrorKind::Poisoned, 1));
