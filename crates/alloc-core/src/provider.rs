@@ -152,6 +152,13 @@ pub unsafe trait MemoryProvider: Debug + Send + Sync + 'static {
         complete
     }
 
+    /// Whether [`is_idle`](Self::is_idle) takes several times as long as [`record`](Self::record) and
+    /// [`make_wait`](Self::make_wait) together. Engines may then wait for streams that are always idle in place of asking
+    /// them.
+    fn is_idle_dear(&self) -> bool {
+        false
+    }
+
     /// Makes work that is submitted to `stream` from now on wait for the event.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ mod asymmetric;
 mod bias;
 mod cache;
 mod config;
+mod crossing;
 mod driver;
 mod id;
 mod ledger;

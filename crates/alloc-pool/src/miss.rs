@@ -5,7 +5,7 @@ use alloc_core::{AllocError, AllocatorEvent, MemoryProvider, OutOfMemory, Stream
 use crate::arena::is_for_slabs;
 use crate::cache::{self, Batch};
 use crate::pages::{Failure, Means, Patience};
-use crate::placement::heap::{Ask, TagSet, own_set};
+use crate::placement::heap::Ask;
 use crate::placement::units::{CLASSES, UNIT_SHIFT};
 use crate::pool::Inner;
 
@@ -50,7 +50,7 @@ impl<P: MemoryProvider> Inner<P> {
         let capturing = self.driver.provider().is_capturing(stream)?;
         let mut busy = 0;
         if !capturing {
-            match self.take_from_idle(arena, ask) {
+            match self.take_from_others(arena, stream, ask) {
                 Ok(node) => return Ok((arena, node)),
                 Err(asked) => busy = asked,
             }
@@ -119,30 +119,6 @@ impl<P: MemoryProvider> Inner<P> {
             self.give_to_slabs(&mut batch);
         }
         self.free_empty_slabs();
-    }
-
-    /// Free memory of the arena that other streams used, if those are idle; else the streams that were asked and are
-    /// not. What of it lies side by side is joined if nothing fits otherwise.
-    fn take_from_idle(&self, arena: u32, ask: Ask) -> Result<u32, TagSet> {
-        let owner = self.arena(arena).ok_or(0_u64)?;
-        let state = owner.lock();
-        let best = state.heap.users_of_best(ask);
-        if best.is_none() && state.heap.seen().count_ones() < 2 {
-            return Err(0);
-        }
-        let (users, stamp) = (best.unwrap_or_else(|| state.heap.unfinished_users(ask.tag)), state.heap.now());
-        drop(state);
-        let idle = self.idle_tags(users);
-        let busy = users & !idle;
-        if best.is_some() && busy != 0 {
-            return Err(busy);
-        }
-        let mut state = owner.lock();
-        state.heap.note_complete(idle, stamp);
-        if best.is_none() {
-            state.heap.join_neighbours(own_set(ask.tag));
-        }
-        state.heap.allocate(ask).ok_or(busy)
     }
 
     /// Free memory of any arena, at worst such as the stream has to wait for. The arena and the node.

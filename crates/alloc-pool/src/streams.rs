@@ -7,9 +7,10 @@ use std::sync::{MutexGuard, PoisonError};
 use alloc_core::{AddressRange, AllocError, MemoryProvider, ProviderError, ProviderErrorKind, Stream};
 
 use crate::arena::{Addresses, Arena, ZERO_RANGE};
+use crate::crossing::Crossings;
 use crate::id::MAX_ARENAS;
 use crate::notes::Note;
-use crate::placement::heap::{Heap, SHARED_TAG, Tag, TagSet};
+use crate::placement::heap::{Heap, SHARED_TAG, TAGS, Tag, TagSet};
 use crate::placement::units::UNIT_SHIFT;
 use crate::pool::Inner;
 
@@ -23,6 +24,8 @@ pub(crate) struct Tags<E> {
     orphans: Vec<Tag>,
     /// The streams that share the last tag.
     shared: Vec<Stream>,
+    /// By tag.
+    pub(crate) crossings: [Crossings; TAGS],
     /// Streams that are gone, with the point up to which they had been submitted, unless that is complete.
     retired: HashMap<Stream, Option<E>>,
     /// The same, oldest first.
@@ -46,10 +49,20 @@ impl<E> Tags<E> {
             streams: Vec::new(),
             orphans: Vec::new(),
             shared: Vec::new(),
+            crossings: [Crossings::NONE; TAGS],
             retired: HashMap::new(),
             retired_names: VecDeque::new(),
             retired_pending: VecDeque::new(),
         }
+    }
+
+    /// The stream of a tag, unless it is gone or shares its tag.
+    pub(crate) fn only_stream_of(&self, tag: Tag) -> Option<Stream> {
+        if tag == SHARED_TAG {
+            return None;
+        }
+        let stream = *self.streams.get(usize::from(tag))?;
+        (self.retired.is_empty() || !self.retired.contains_key(&stream)).then_some(stream)
     }
 
     fn streams_of(&self, tag: Tag) -> &[Stream] {
@@ -77,7 +90,7 @@ pub(crate) struct Seat {
 const MAX_ARENA_BYTES: u64 = 1 << 41;
 
 impl<P: MemoryProvider> Inner<P> {
-    fn lock_tags(&self) -> MutexGuard<'_, Tags<P::Event>> {
+    pub(crate) fn lock_tags(&self) -> MutexGuard<'_, Tags<P::Event>> {
         self.tags.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -221,6 +234,7 @@ impl<P: MemoryProvider> Inner<P> {
                 return Err(error);
             }
             tags.streams[orphan as usize] = stream;
+            tags.crossings[orphan as usize] = Crossings::NONE;
             orphan
         } else if tags.streams.len() < SHARED_TAG as usize {
             tags.streams.push(stream);
@@ -317,23 +331,25 @@ impl<P: MemoryProvider> Inner<P> {
         while rest != 0 {
             let tag = rest.trailing_zeros();
             rest &= rest - 1;
-            let streams: Vec<Stream>;
-            let one;
-            let list: &[Stream] = match table.streams_of(tag as Tag) {
-                [stream] => {
-                    one = [*stream];
-                    &one
-                }
-                several => {
-                    streams = several.to_vec();
-                    &streams
-                }
-            };
-            if list.iter().all(|&stream| self.is_idle_in(&mut table, stream).unwrap_or(false)) {
-                idle |= 1 << tag;
-            }
+            idle |= TagSet::from(self.is_idle_after_ours(&mut table, tag as Tag)) << tag;
         }
         idle
+    }
+
+    pub(crate) fn is_tag_idle(&self, table: &mut Tags<P::Event>, tag: Tag) -> bool {
+        let streams: Vec<Stream>;
+        let one;
+        let list: &[Stream] = match table.streams_of(tag) {
+            [stream] => {
+                one = [*stream];
+                &one
+            }
+            several => {
+                streams = several.to_vec();
+                &streams
+            }
+        };
+        list.iter().all(|&stream| self.is_idle_in(table, stream).unwrap_or(false))
     }
 
     fn is_idle_in(&self, tags: &mut Tags<P::Event>, stream: Stream) -> Result<bool, ProviderError> {
@@ -448,7 +464,7 @@ impl<P: MemoryProvider> Inner<P> {
         waited
     }
 
-    fn make_wait(&self, after: Stream, event: &P::Event) -> Result<(), ProviderError> {
+    pub(crate) fn make_wait(&self, after: Stream, event: &P::Event) -> Result<(), ProviderError> {
         self.driver.make_wait(after, event)?;
         self.waits.fetch_add(1, Ordering::Relaxed);
         self.deferred.lock().unwrap_or_else(PoisonError::into_inner).push(Note::Waited { stream: after });

@@ -73,6 +73,9 @@ unsafe impl MemoryProvider for Timed {
     fn segment_address(&self, physical: &Physical) -> Address {
         self.inner.segment_address(physical)
     }
+    fn is_idle_dear(&self) -> bool {
+        self.inner.is_idle_dear()
+    }
     fn record(&self, stream: Stream) -> Result<Option<Event>, ProviderError> {
         self.time(|inner| inner.record(stream))
     }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::ffi::CStr;
 use std::marker::PhantomData;
+use std::sync::atomic::AtomicU8;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use alloc_core::{Device, ProviderError, ProviderErrorKind};
@@ -24,6 +25,8 @@ pub(crate) struct Context {
     handle: u64,
     /// Events of this context that wait to be used again.
     pub(super) spare_events: Mutex<Vec<u64>>,
+    /// How many of the latest questions whether a stream is idle were dear, more than were not.
+    pub(super) dear_questions: AtomicU8,
 }
 
 /// Device attributes, by the driver's numbers.
@@ -136,8 +139,13 @@ impl Context {
         // SAFETY: the device was just found; the out parameter is a local. The calling thread's current context
         // stays what it was.
         check(name, "cuDevicePrimaryCtxRetain", unsafe { calls::cuDevicePrimaryCtxRetain(&raw mut handle, device) })?;
-        let context: &'static Self =
-            Box::leak(Box::new(Self { ordinal, device, handle, spare_events: Mutex::new(Vec::new()) }));
+        let context: &'static Self = Box::leak(Box::new(Self {
+            ordinal,
+            device,
+            handle,
+            spare_events: Mutex::new(Vec::new()),
+            dear_questions: AtomicU8::new(0),
+        }));
         Ok(place.get_or_init(|| context))
     }
 

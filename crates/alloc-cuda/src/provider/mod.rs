@@ -17,6 +17,10 @@ macro_rules! work_of_a_context {
             $crate::provider::is_idle(self.context, stream)
         }
 
+        fn is_idle_dear(&self) -> bool {
+            self.context.is_idle_dear()
+        }
+
         fn make_wait(&self, stream: Stream, event: &Event) -> Result<(), ProviderError> {
             // SAFETY: a stream that is named to an allocator lives until it is retired.
             unsafe { event.make_wait(self.context, stream) }

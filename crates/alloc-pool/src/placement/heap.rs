@@ -33,6 +33,19 @@ pub(crate) struct Ask {
     pub(crate) home: Stream,
 }
 
+/// Free nodes side by side.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stretch {
+    first: u32,
+    units: u64,
+    /// The streams in the way of whoever asked.
+    pub(crate) users: TagSet,
+}
+
+impl Stretch {
+    const NONE: Self = Self { first: NIL, units: 0, users: 0 };
+}
+
 /// The pieces of one range.
 #[derive(Debug)]
 pub(crate) struct Heap {
@@ -60,6 +73,8 @@ pub(crate) struct Heap {
     now: u64,
     /// Releases by a stream up to this stamp are complete.
     complete: Box<[u64; TAGS]>,
+    /// By tag of a stream that was made to wait for others: it comes after releases by another up to this stamp.
+    ordered: Vec<[u64; TAGS]>,
     /// The streams that ever had memory here.
     seen: TagSet,
 }
@@ -84,6 +99,7 @@ impl Heap {
             returned: NIL,
             now: 1,
             complete: Box::new([0; TAGS]),
+            ordered: Vec::new(),
             seen: 0,
         };
         let node = heap.vacant_node();
@@ -134,11 +150,42 @@ impl Heap {
         }
     }
 
+    /// Notes that the stream of `tag`, which is no shared one, comes after all releases by these streams up to `stamp`.
+    pub(crate) fn note_ordered(&mut self, tag: Tag, after: TagSet, stamp: u64) {
+        let row = usize::from(tag);
+        if self.ordered.len() <= row {
+            self.ordered.resize(row + 1, [0; TAGS]);
+        }
+        let mut rest = after;
+        while rest != 0 {
+            let ordered = &mut self.ordered[row][rest.trailing_zeros() as usize];
+            *ordered = stamp.max(*ordered);
+            rest &= rest - 1;
+        }
+    }
+
     /// The streams that have to be waited for before `tag` may use the memory of a free node.
     #[inline]
     pub(crate) fn in_the_way(&self, node: &Node, tag: Tag) -> TagSet {
         let others = node.users & !own_set(tag);
-        if others == 0 { 0 } else { self.outstanding(others, node.stamp) }
+        if others == 0 { 0 } else { self.outstanding_for(tag, others, node.stamp) }
+    }
+
+    /// Those of the streams that `tag` does not come after already, up to `stamp`.
+    #[cold]
+    #[inline(never)]
+    fn outstanding_for(&self, tag: Tag, others: TagSet, stamp: u64) -> TagSet {
+        let found = self.outstanding(others, stamp);
+        let Some(ordered) = self.ordered.get(usize::from(tag)) else { return found };
+        let (mut rest, mut left) = (found, 0);
+        while rest != 0 {
+            let other = rest.trailing_zeros();
+            if ordered[other as usize] < stamp {
+                left |= 1 << other;
+            }
+            rest &= rest - 1;
+        }
+        left
     }
 
     /// The streams whose work may still touch a free node's memory.
@@ -207,11 +254,37 @@ impl Heap {
         Some(self.in_the_way(&self.nodes[index as usize], ask.tag))
     }
 
-    /// The streams that any of the free memory has to wait for before `tag` may use it.
-    pub(crate) fn unfinished_users(&self, tag: Tag) -> TagSet {
-        let mut users = 0;
-        self.for_each_free(1, |_, node| users |= self.in_the_way(node, tag));
-        users
+    /// The smallest stretch of free memory, kept apart for different streams, that would be large enough if it were joined.
+    pub(crate) fn best_stretch(&self, ask: Ask) -> Option<Stretch> {
+        let needed = u64::from(ask.units) + ask.align - 1;
+        let mut best: Option<Stretch> = None;
+        let (mut index, mut now) = (self.containing(0, 0), Stretch::NONE);
+        loop {
+            let node = self.node(index);
+            if let Some(node) = node.filter(|node| node.kind == Kind::Free) {
+                now = Stretch {
+                    first: if now.units == 0 { index } else { now.first },
+                    units: now.units + u64::from(node.units),
+                    users: now.users | self.in_the_way(node, ask.tag),
+                };
+            } else {
+                if now.units >= needed && best.is_none_or(|best| now.units < best.units) {
+                    best = Some(now);
+                }
+                now = Stretch::NONE;
+            }
+            match node {
+                Some(node) => index = node.next,
+                None => return best,
+            }
+        }
+    }
+
+    /// Takes a stretch of free memory, if nothing of it has to be waited for.
+    pub(crate) fn allocate_stretch(&mut self, ask: Ask) -> Option<u32> {
+        let stretch = self.best_stretch(ask).filter(|stretch| stretch.users == 0)?;
+        let start = self.aligned(u64::from(self.nodes[stretch.first as usize].start), ask.align);
+        Some(self.claim(stretch.first, u32::try_from(start).ok()?, ask).0)
     }
 
     /// The best free node that is usable; the top only if there is no other.
@@ -262,13 +335,13 @@ impl Heap {
         node.stamp = self.now;
         self.used_units -= u64::from(node.units);
         self.low_units = self.low_units.min(self.used_units);
-        let users = 1 << node.tag;
+        let (tag, users) = (node.tag, node.users);
         let (mut index, next, prev) = (index, node.next, node.prev);
-        if next != NIL && self.nodes[next as usize].kind == Kind::Free && self.may_join(next, users) {
+        if next != NIL && self.nodes[next as usize].kind == Kind::Free && self.may_join(next, tag) {
             self.unlink_free(next);
             self.absorb_next(index);
         }
-        if prev != NIL && self.nodes[prev as usize].kind == Kind::Free && self.may_join(prev, users) {
+        if prev != NIL && self.nodes[prev as usize].kind == Kind::Free && self.may_join(prev, tag) {
             self.unlink_free(prev);
             self.absorb_next(prev);
             index = prev;
@@ -278,12 +351,13 @@ impl Heap {
         index
     }
 
-    /// Whether free memory may merge with such as `users` are done with: not if streams other than these may still use
-    /// it, since none of them could have the whole then.
+    /// Whether free memory may merge with such as the stream of `tag` released just now: not if others than this may still
+    /// use it, since neither could have the whole then. What it comes after is complete when its own work is.
     #[inline(always)]
-    fn may_join(&self, index: u32, users: TagSet) -> bool {
+    fn may_join(&self, index: u32, tag: Tag) -> bool {
         let node = &self.nodes[index as usize];
-        node.users & !users == 0 || self.outstanding(node.users & !users, node.stamp) == 0
+        let others = node.users & !(1 << tag);
+        others == 0 || self.outstanding_for(tag, others, node.stamp) == 0
     }
 
     /// Merges free neighbours that were kept apart: those that no stream but `users` may still use.

@@ -36,6 +36,8 @@ pub struct SimulatedConfig {
     pub address_base: u64,
     /// How many bytes of addresses there are. 128 TiB by default.
     pub address_space: u64,
+    /// Whether it says that [`is_idle_dear`](crate::MemoryProvider::is_idle_dear). Not by default.
+    pub is_idle_dear: bool,
 }
 
 impl Default for SimulatedConfig {
@@ -47,6 +49,7 @@ impl Default for SimulatedConfig {
             capacity: 16 << 30,
             address_base: 0x7000_0000_0000,
             address_space: 128 << 40,
+            is_idle_dear: false,
         }
     }
 }

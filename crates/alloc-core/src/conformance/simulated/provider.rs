@@ -76,6 +76,10 @@ unsafe impl MemoryProvider for SimulatedProvider {
         self.books().is_idle(stream)
     }
 
+    fn is_idle_dear(&self) -> bool {
+        self.config.is_idle_dear
+    }
+
     fn make_wait(&self, stream: Stream, event: &Self::Event) -> Result<(), ProviderError> {
         self.books().make_wait(stream, event)
     }

@@ -179,6 +179,58 @@ fn memory_that_nobody_uses_any_more_merges_with_any_other() {
 }
 
 #[test]
+fn memory_that_a_stream_comes_after_is_its_own_and_merges_with_what_it_releases() {
+    let mut heap = backed(100);
+    let theirs = Ask { tag: 1, ..ask(50) };
+    let (a, b) = (heap.allocate(ask(50)).unwrap(), heap.allocate(theirs).unwrap());
+    heap.release(a);
+    let now = heap.now();
+    heap.note_ordered(1, 1, now);
+    assert_eq!(heap.allocate(Ask { tag: 2, ..ask(50) }), None, "another stream comes after neither");
+    heap.release(b);
+    heap.check().unwrap();
+    assert_eq!(heap.largest_free(), 100);
+    assert_eq!(heap.allocate(ask(50)), None, "whoever wants it comes after the second stream");
+    // To be done with that is to be done with the first, which it came after.
+    heap.note_complete(1 << 1, heap.now());
+    assert!(heap.allocate(Ask { tag: 2, ..ask(100) }).is_some());
+}
+
+#[test]
+fn a_stream_comes_after_no_release_that_was_later() {
+    let mut heap = backed(100);
+    let (a, b) = (heap.allocate(ask(40)).unwrap(), heap.allocate(ask(60)).unwrap());
+    heap.release(a);
+    heap.note_ordered(1, 1, heap.now());
+    heap.note_ordered(1, 1, 0);
+    heap.release(b);
+    assert_eq!(heap.allocate(Ask { tag: 1, ..ask(60) }), None);
+}
+
+#[test]
+fn the_smallest_stretch_that_is_large_enough_is_taken_whole() {
+    let mut heap = backed(400);
+    let of = |tag, units| Ask { tag, ..ask(units) };
+    // Two stretches of two streams' memory: 120 units and 100, apart.
+    let layout = [(0, 60), (1, 60), (0, 20), (0, 50), (1, 50), (0, 20)];
+    let blocks: Vec<u32> = layout.iter().map(|&(tag, units)| heap.allocate(of(tag, units)).unwrap()).collect();
+    let rest = heap.allocate(ask(140)).unwrap();
+    for index in [0, 1, 3, 4] {
+        heap.release(blocks[index]);
+    }
+    let wanted = of(2, 90);
+    assert_eq!((heap.users_of_best(wanted), heap.best_stretch(wanted).map(|stretch| stretch.users)), (None, Some(3)));
+    assert_eq!(heap.allocate_stretch(wanted), None, "both streams are in the way");
+    heap.note_ordered(2, 3, heap.now());
+    let taken = heap.allocate_stretch(wanted).unwrap();
+    assert_eq!((heap.node(taken).unwrap().start, heap.node(taken).unwrap().units), (140, 90));
+    // What is left of it is still the second stream's.
+    assert!(heap.allocate(of(1, 10)).is_some_and(|node| heap.node(node).unwrap().start == 230));
+    assert!(heap.best_stretch(of(2, 121)).is_none());
+    heap.release(rest);
+}
+
+#[test]
 fn joined_by_force_memory_keeps_all_its_users() {
     let mut heap = backed(100);
     let (a, b) = (heap.allocate(ask(50)).unwrap(), heap.allocate(Ask { tag: 1, ..ask(50) }).unwrap());

@@ -6,6 +6,7 @@ mod many;
 mod parking;
 mod poisoned;
 mod retirement;
+mod trust;
 
 use alloc_core::ProviderCalls;
 use alloc_pool::PoolConfig;
