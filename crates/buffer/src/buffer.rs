@@ -371,7 +371,7 @@ impl Buffer {
         if stream == old {
             return Ok(());
         }
-        let ordered = self.order_on(stream, Intent::Write)?;
+        let ordered = self.order_after_conflicts_on(stream, Intent::Write)?;
         if !ordered.streams.contains(old) {
             self.allocator.transfer().order_after(stream, old)?;
         }

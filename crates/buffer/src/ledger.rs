@@ -98,6 +98,13 @@ impl Ledger {
         ledger
     }
 
+    /// The clock, if work of this intent on `stream` has nothing to come after.
+    pub(crate) fn is_clear_on(&self, stream: Stream, own: Stream, intent: Intent) -> Option<u64> {
+        let is_clear = |other: Stream, entry: &Use| other == stream || !entry.access.conflicts_with(intent);
+        let are_clear = is_clear(own, &self.own) && self.foreign.iter().all(|(other, entry)| is_clear(*other, entry));
+        are_clear.then_some(self.clock)
+    }
+
     /// The streams other than `stream` that work of this intent on `stream` must come after.
     pub(crate) fn conflicts_on(&self, stream: Stream, own: Stream, intent: Intent) -> Conflicts {
         let after_writes = self.entry(stream, own).map_or(0, |entry| entry.after_writes);
@@ -241,6 +248,24 @@ mod tests {
         ledger.declare(OWN, OWN, Intent::Read);
         assert_eq!(streams(&ledger.conflicts_on(A, OWN, Intent::Read).streams), [OWN]);
         assert_eq!(on_host(&ledger, Intent::Read), [OWN]);
+    }
+
+    #[test]
+    fn what_is_clear_has_no_conflicts() {
+        let mut ledger = Ledger::born();
+        ledger.declare(A, OWN, Intent::Read);
+        ledger.declare(B, OWN, Intent::Write);
+        for stream in [OWN, A, B] {
+            for intent in [Intent::Read, Intent::Write] {
+                let conflicts = ledger.conflicts_on(stream, OWN, intent);
+                let clear = ledger.is_clear_on(stream, OWN, intent);
+                assert_eq!(clear.is_some(), conflicts.streams.is_empty(), "{stream:?} {intent:?}");
+            }
+        }
+        let ordered = ledger.conflicts_on(A, OWN, Intent::Write);
+        ledger.declare_ordered(A, OWN, Intent::Write, ordered.as_of);
+        assert_eq!(ledger.is_clear_on(A, OWN, Intent::Write), Some(ledger.clock));
+        assert_eq!(ledger.is_clear_on(B, OWN, Intent::Read), None);
     }
 
     #[test]

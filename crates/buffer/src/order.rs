@@ -1,7 +1,10 @@
 //! Work on buffers and the streams that it must come after: the one way by which this crate submits copies and fills.
 
+use std::sync::MutexGuard;
+
 use alloc_core::{DeviceKind, Stream, Transfer, TransferError};
 
+use crate::buffer::State;
 use crate::ledger::{Conflicts, Intent};
 use crate::raw::{Backing, Span};
 use crate::{Buffer, BufferError};
@@ -16,9 +19,19 @@ pub(crate) enum When {
 }
 
 impl Buffer {
-    /// Makes `stream` wait for what conflicts with the intended work.
-    pub(crate) fn order_on(&self, stream: Stream, intent: Intent) -> Result<Conflicts, BufferError> {
-        let conflicts = self.conflicts(|state| state.ledger.conflicts_on(stream, self.stream(), intent))?;
+    /// Makes `stream` wait for what conflicts with the intended work. As of when it comes after that.
+    pub(crate) fn order_on(&self, stream: Stream, intent: Intent) -> Result<u64, BufferError> {
+        // Nearly always there is nothing to wait for, and to see that takes less than to collect it.
+        let clear = self.known_state()?.ledger.is_clear_on(stream, self.stream(), intent);
+        match clear {
+            Some(as_of) => Ok(as_of),
+            None => Ok(self.order_after_conflicts_on(stream, intent)?.as_of),
+        }
+    }
+
+    /// The same, and what conflicted.
+    pub(crate) fn order_after_conflicts_on(&self, stream: Stream, intent: Intent) -> Result<Conflicts, BufferError> {
+        let conflicts = self.known_state()?.ledger.conflicts_on(stream, self.stream(), intent);
         for earlier in conflicts.streams.iter() {
             self.allocator().transfer().order_after(stream, earlier)?;
         }
@@ -27,7 +40,7 @@ impl Buffer {
 
     /// Waits for what conflicts with what the host intends.
     pub(crate) fn settle(&self, intent: Intent) -> Result<(), BufferError> {
-        let conflicts = self.conflicts(|state| state.ledger.conflicts_on_host(self.stream(), intent))?;
+        let conflicts = self.known_state()?.ledger.conflicts_on_host(self.stream(), intent);
         for stream in conflicts.streams.iter() {
             self.allocator().transfer().synchronize(stream)?;
         }
@@ -37,12 +50,13 @@ impl Buffer {
         Ok(())
     }
 
-    fn conflicts(&self, find: impl FnOnce(&crate::buffer::State) -> Conflicts) -> Result<Conflicts, BufferError> {
+    /// The books, unless work is under way that they don't know.
+    fn known_state(&self) -> Result<MutexGuard<'_, State>, BufferError> {
         let state = self.state();
         if state.ledger.is_unfinished() {
             return Err(BufferError::Unfinished { device: self.device() });
         }
-        Ok(find(&state))
+        Ok(state)
     }
 }
 
@@ -88,7 +102,7 @@ impl<'a> Side<'a> {
             buffer.settle(self.intent)?;
             return Ok(if self.leaves_at_once { Entails::Nothing } else { Entails::WaitOrLeak(buffer) });
         }
-        let as_of = buffer.order_on(stream, self.intent)?.as_of;
+        let as_of = buffer.order_on(stream, self.intent)?;
         if self.leaves_at_once {
             return Ok(Entails::Nothing);
         }

@@ -123,12 +123,18 @@ pub(crate) fn can_access_peer(from: u16, to: u16) -> Result<bool, ProviderError>
 
 impl Context {
     /// The device `ordinal`, its primary context retained on the first call.
+    #[inline]
     pub(crate) fn open(ordinal: u16) -> Result<&'static Self, ProviderError> {
+        match Self::opened(ordinal) {
+            Some(context) => Ok(context),
+            None => Self::open_now(ordinal),
+        }
+    }
+
+    #[cold]
+    fn open_now(ordinal: u16) -> Result<&'static Self, ProviderError> {
         let no_such = || error(Device::cuda(ordinal), "cuDeviceGet", INVALID_DEVICE);
         let place = OPEN.get(usize::from(ordinal)).ok_or_else(no_such)?;
-        if let Some(context) = place.get() {
-            return Ok(context);
-        }
         static OPENING: Mutex<()> = Mutex::new(());
         let _one_at_a_time = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(context) = place.get() {
@@ -150,6 +156,7 @@ impl Context {
     }
 
     /// The device `ordinal`, if its context is open.
+    #[inline]
     pub(crate) fn opened(ordinal: u16) -> Option<&'static Self> {
         OPEN.get(usize::from(ordinal))?.get().copied()
     }

@@ -66,6 +66,23 @@ impl CudaTransfer {
         Ok(())
     }
 
+    /// Copies from one device to another.
+    ///
+    /// # Safety
+    /// As [`Transfer::copy`]; the contexts are those of the two places' devices.
+    unsafe fn copy_between(
+        &self,
+        (from_context, to_context): (&Context, &Context),
+        (from, to): (Place, Place),
+        bytes: u64,
+        stream: Stream,
+    ) -> Result<(), ProviderError> {
+        global::open_between(from.device.ordinal(), to.device.ordinal());
+        let (source, target) = ((from.address.get(), from_context), (to.address.get(), to_context));
+        // SAFETY: the caller's promise; each address is of the device named with it.
+        unsafe { self.context.copy_peer(target, source, bytes, Target::of(stream)) }
+    }
+
     /// Waits for a stream's work, so that the host itself may touch what the work uses.
     fn wait_on_host(&self, stream: Stream) -> Result<(), ProviderError> {
         self.refuse_capture(stream)?;
@@ -76,6 +93,12 @@ impl CudaTransfer {
 
 fn is_ours(device: Device) -> bool {
     matches!(device.kind(), DeviceKind::CUDA | DeviceKind::CUDA_PINNED)
+}
+
+/// The contexts of two devices, if these are two of ours.
+fn peers(from: Device, to: Device) -> Option<(&'static Context, &'static Context)> {
+    let are_two = from.kind() == DeviceKind::CUDA && to.kind() == DeviceKind::CUDA && from.ordinal() != to.ordinal();
+    are_two.then(|| Context::open(from.ordinal()).ok().zip(Context::open(to.ordinal()).ok())).flatten()
 }
 
 // SAFETY: copies and fills of memory that the driver knows are submitted to the stream, pageable memory goes through chunks
@@ -90,6 +113,10 @@ unsafe impl Transfer for CudaTransfer {
     }
 
     unsafe fn copy(&self, from: Place, to: Place, bytes: u64, stream: Stream) -> Result<(), TransferError> {
+        if let Some(contexts) = peers(from.device, to.device).filter(|_| bytes > 0) {
+            // SAFETY: the caller's promise.
+            return Ok(unsafe { self.copy_between(contexts, (from, to), bytes, stream) }?);
+        }
         if !self.can_copy(from.device, to.device) {
             return Err(TransferError::Unsupported { from: from.device, to: to.device });
         }
@@ -112,20 +139,6 @@ unsafe impl Transfer for CudaTransfer {
                 self.wait_on_host(stream)?;
                 // SAFETY: both are host memory, valid and apart, the caller says; the stream's work is done.
                 unsafe { std::ptr::copy_nonoverlapping(source as *const u8, target as *mut u8, bytes as usize) };
-            }
-            (DeviceKind::CUDA, DeviceKind::CUDA) if from.device != to.device => {
-                global::open_between(from.device.ordinal(), to.device.ordinal());
-                let (source_context, target_context) =
-                    (Context::open(from.device.ordinal())?, Context::open(to.device.ordinal())?);
-                // SAFETY: the caller's promise; each address is of the device named with it.
-                unsafe {
-                    self.context.copy_peer(
-                        (target, target_context),
-                        (source, source_context),
-                        bytes,
-                        Target::of(stream),
-                    )
-                }?;
             }
             // SAFETY: the caller's promise; both are memory that the driver knows.
             _ => unsafe {
