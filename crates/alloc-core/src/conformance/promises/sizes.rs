@@ -107,7 +107,10 @@ pub(in crate::conformance) fn impossible_sizes(trial: &Trial<'_>) -> Result<Verd
         for size in [0, 1, 4096] {
             let layout = trial.aligned(size, 1 << power)?;
             match trial.try_allocate(layout, trial.stream(0))? {
-                Ok(held) => trial.give(held)?,
+                Ok(held) => {
+                    trial.write(&held, trial.stream(0))?;
+                    trial.give(held)?;
+                }
                 Err(error) => check_error(trial, layout, error)?,
             }
         }

@@ -25,8 +25,9 @@ fn pooled() -> Options {
     Options { streams: streams(), capacity: Some(CAPACITY), ..Options::default() }
 }
 
+/// As many addresses as a pool of a card with 128 GiB or more has: there are multiples of a TiB among them.
 fn config() -> PoolConfig {
-    PoolConfig { limit: Some(CAPACITY), ..PoolConfig::default() }
+    PoolConfig { limit: Some(CAPACITY), address_space: Some(2 << 40), ..PoolConfig::default() }
 }
 
 fn device(addressing: Addressing) -> Arc<dyn DeviceAllocator> {
