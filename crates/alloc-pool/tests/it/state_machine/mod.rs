@@ -61,6 +61,12 @@ fn a_limit_and_no_slack() {
 }
 
 #[test]
+fn streams_that_are_dear_to_ask() {
+    let provider = || SimulatedConfig { granularity: 64 * KIB, is_idle_dear: true, ..simulated() };
+    check(60, provider, PoolConfig { growth_slack: 0.0, ..PoolConfig::default() });
+}
+
+#[test]
 fn no_thread_caches() {
     let provider = || SimulatedConfig { granularity: 64 * KIB, capacity: 24 * MIB, ..simulated() };
     check(60, provider, PoolConfig { thread_cache: 0, ..PoolConfig::default() });
