@@ -22,7 +22,7 @@ const TRUSTED_AFTER: u8 = 16;
 const PATIENCE: Duration = Duration::from_micros(5);
 
 /// What is known of a stream from the times when others wanted memory that it had used.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Crossings {
     /// How often in a row it was idle when asked.
     idle: u8,

@@ -117,8 +117,11 @@ impl Heap {
         }
     }
 
-    /// Takes a stretch of free memory, if nothing of it has to be waited for.
+    /// Takes a stretch of free memory, if nothing of it has to be waited for. At ebb that is left to a miss, as all is.
     pub(crate) fn allocate_stretch(&mut self, ask: Ask) -> Option<u32> {
+        if self.is_at_ebb() {
+            return None;
+        }
         let stretch = self.best_stretch(ask).filter(|stretch| stretch.users == 0)?;
         let start = self.aligned(u64::from(self.nodes[stretch.first as usize].start), ask.align);
         Some(self.claim(stretch.first, u32::try_from(start).ok()?, ask).0)
