@@ -1,6 +1,9 @@
 //! Stream safety: kernels that wait and then write, on several streams, with random uses, releases and reuse. If
 //! memory ever reached a stream too early, a word would be found wrong.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
 use alloc_core::{
     Address, AddressRange, Addressing, Device, DeviceAllocator, DeviceMemory, MemoryProvider, ProviderError, Stream,
     StreamSet, Transfer,
@@ -11,75 +14,114 @@ use alloc_pool::{Pool, PoolConfig};
 use super::harness::{any_device, bytes, fake, on_gpu, release};
 use super::kernels::Kernels;
 
-/// A provider that claims that all work is complete and makes nobody wait: the stream rules switched off.
-#[derive(Debug)]
-struct Reckless(DeviceProvider);
+/// How a provider differs from the one within.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    /// It claims that all work is complete and makes nobody wait: the stream rules switched off.
+    Reckless,
+    /// It claims that streams are dear to ask, so that those which are always idle are waited for instead.
+    Dear,
+}
 
-// SAFETY: memory and addresses are those of the provider within. Its events lie on purpose: only the kernels of one test use
-// the memory, and what they find wrong there is what the test looks for.
-unsafe impl MemoryProvider for Reckless {
+#[derive(Debug)]
+struct Changed {
+    inner: DeviceProvider,
+    change: Change,
+    /// An event was asked since the last one was recorded.
+    asked: AtomicBool,
+    /// Waits for events that nobody had asked.
+    unasked_waits: Arc<AtomicU64>,
+}
+
+impl Changed {
+    fn new(inner: DeviceProvider, change: Change) -> Self {
+        Self { inner, change, asked: AtomicBool::new(false), unasked_waits: Arc::default() }
+    }
+
+    fn is_reckless(&self) -> bool {
+        self.change == Change::Reckless
+    }
+}
+
+// SAFETY: memory and addresses are those of the provider within. Where its events lie, it is on purpose: only the kernels of
+// one test use the memory, and what they find wrong there is what the test looks for.
+unsafe impl MemoryProvider for Changed {
     type Physical = Physical;
     type Event = Event;
 
     fn device(&self) -> Device {
-        self.0.device()
+        self.inner.device()
     }
     fn addressing(&self) -> Addressing {
-        self.0.addressing()
+        self.inner.addressing()
     }
     fn granularity(&self) -> u64 {
-        self.0.granularity()
+        self.inner.granularity()
     }
     fn memory(&self) -> Result<DeviceMemory, ProviderError> {
-        self.0.memory()
+        self.inner.memory()
     }
     fn reserve(&self, bytes: u64) -> Result<AddressRange, ProviderError> {
-        self.0.reserve(bytes)
+        self.inner.reserve(bytes)
     }
     unsafe fn unreserve(&self, range: AddressRange) -> Result<(), ProviderError> {
         // SAFETY: the caller's promise is the one asked for.
-        unsafe { self.0.unreserve(range) }
+        unsafe { self.inner.unreserve(range) }
     }
     fn create(&self, bytes: u64) -> Result<Physical, ProviderError> {
-        self.0.create(bytes)
+        self.inner.create(bytes)
     }
     unsafe fn release(&self, physical: Physical, bytes: u64) -> Result<(), ProviderError> {
         // SAFETY: the caller's promise is the one asked for.
-        unsafe { self.0.release(physical, bytes) }
+        unsafe { self.inner.release(physical, bytes) }
     }
     unsafe fn map(&self, at: Address, physical: &Physical, bytes: u64) -> Result<(), ProviderError> {
         // SAFETY: the caller's promise is the one asked for.
-        unsafe { self.0.map(at, physical, bytes) }
+        unsafe { self.inner.map(at, physical, bytes) }
     }
     unsafe fn unmap(&self, at: Address, bytes: u64) -> Result<(), ProviderError> {
         // A mapping must not go under work in flight, or the context breaks instead of showing a wrong word.
         unsafe {
             // SAFETY: the default stream is always there.
-            let _ = self.0.transfer().synchronize(Stream::DEFAULT);
+            if self.is_reckless() {
+                let _ = self.inner.transfer().synchronize(Stream::DEFAULT);
+            }
             // SAFETY: the caller's promise is the one asked for.
-            self.0.unmap(at, bytes)
+            self.inner.unmap(at, bytes)
         }
     }
     fn segment_address(&self, physical: &Physical) -> Address {
-        self.0.segment_address(physical)
+        self.inner.segment_address(physical)
     }
     fn record(&self, stream: Stream) -> Result<Option<Event>, ProviderError> {
-        self.0.record(stream)
+        self.asked.store(false, Ordering::Relaxed);
+        self.inner.record(stream)
     }
-    fn is_idle(&self, _stream: Stream) -> Result<bool, ProviderError> {
-        Ok(true)
+    fn is_idle(&self, stream: Stream) -> Result<bool, ProviderError> {
+        if self.is_reckless() { Ok(true) } else { self.inner.is_idle(stream) }
     }
-    fn is_complete(&self, _event: &Event) -> Result<bool, ProviderError> {
-        Ok(true)
+    fn is_idle_dear(&self) -> bool {
+        self.change == Change::Dear
     }
-    fn make_wait(&self, _stream: Stream, _event: &Event) -> Result<(), ProviderError> {
-        Ok(())
+    fn is_complete(&self, event: &Event) -> Result<bool, ProviderError> {
+        self.asked.store(true, Ordering::Relaxed);
+        if self.is_reckless() { Ok(true) } else { self.inner.is_complete(event) }
     }
-    fn synchronize(&self, _event: &Event) -> Result<(), ProviderError> {
-        Ok(())
+    fn make_wait(&self, stream: Stream, event: &Event) -> Result<(), ProviderError> {
+        if self.is_reckless() {
+            return Ok(());
+        }
+        self.unasked_waits.fetch_add(u64::from(!self.asked.load(Ordering::Relaxed)), Ordering::Relaxed);
+        self.inner.make_wait(stream, event)
+    }
+    fn synchronize(&self, event: &Event) -> Result<(), ProviderError> {
+        if self.is_reckless() { Ok(()) } else { self.inner.synchronize(event) }
+    }
+    fn is_capturing(&self, stream: Stream) -> Result<bool, ProviderError> {
+        self.inner.is_capturing(stream)
     }
     fn transfer(&self) -> &dyn Transfer {
-        self.0.transfer()
+        self.inner.transfer()
     }
 }
 
@@ -101,6 +143,17 @@ struct Outcome {
 
 /// Uses `blocks` blocks on `streams` streams through a pool that has to pass memory from stream to stream.
 fn storm<P: MemoryProvider>(provider: P, limit: u64, streams: usize, blocks: u32, seed: u64) -> Outcome {
+    storm_with_rests(provider, limit, streams, (blocks, |_| false), seed)
+}
+
+/// The same, with all streams idle after those blocks that `rests` names by number.
+fn storm_with_rests<P: MemoryProvider>(
+    provider: P,
+    limit: u64,
+    streams: usize,
+    (blocks, rests): (u32, impl Fn(u32) -> bool),
+    seed: u64,
+) -> Outcome {
     let pool = Pool::new(provider, PoolConfig { limit: Some(limit), ..PoolConfig::default() }).unwrap();
     let streams: Vec<_> = (0..streams).map(|_| CudaStream::new(0).unwrap()).collect();
     // Of another pool, so that nothing done here can touch it.
@@ -129,6 +182,9 @@ fn storm<P: MemoryProvider>(provider: P, limit: u64, streams: usize, blocks: u32
         in_use += size;
         kernels.fill(block, value, random.below(200_000), &streams[home]);
         living.push((block, home, value));
+        if rests(value) {
+            streams.iter().for_each(|stream| stream.synchronize().unwrap());
+        }
     }
     for used in living {
         finish(&pool, &kernels, &streams, used, &mut random);
@@ -205,6 +261,24 @@ fn no_overlap_on_segments() {
     }
 }
 
+/// Streams that rest after most blocks are trusted, and then have work after all. Without the waits words are found wrong.
+#[test]
+fn no_overlap_where_trusted_streams_are_waited_for() {
+    for addressing in [Addressing::Mapped, Addressing::Segmented] {
+        let fake = fake();
+        let _device = fake.is_none().then(any_device);
+        if let Some(fake) = &fake {
+            fake.lazy(0x0F1E_2D3C);
+        }
+        let dear = Changed::new(provider(addressing), Change::Dear);
+        let unasked_waits = Arc::clone(&dear.unasked_waits);
+        let rests = |value: u32| value % 16 < 12;
+        let outcome = storm_with_rests(dear, LIMIT, 4, (blocks(), rests), 31);
+        assert_eq!(outcome.mismatches, 0);
+        assert!(unasked_waits.load(Ordering::Relaxed) > 0, "no stream was trusted");
+    }
+}
+
 #[test]
 fn without_the_rules_the_same_test_finds_overlaps() {
     let fake = fake();
@@ -212,6 +286,7 @@ fn without_the_rules_the_same_test_finds_overlaps() {
     if let Some(fake) = &fake {
         fake.lazy(0xABCD_EF01);
     }
-    let outcome = storm(Reckless(provider(Addressing::Segmented)), LIMIT, 4, blocks(), 5);
+    let reckless = Changed::new(provider(Addressing::Segmented), Change::Reckless);
+    let outcome = storm(reckless, LIMIT, 4, blocks(), 5);
     assert!(outcome.mismatches > 0, "the test can't find what it looks for");
 }
