@@ -235,7 +235,8 @@ impl<P: MemoryProvider> Inner<P> {
         stream: Stream,
         class: usize,
     ) -> Result<(), SlabMiss> {
-        let units = class_units(class) * class_slots(class);
+        let among_several = state.heap.seen() & !(1 << tag) != 0;
+        let units = class_units(class) * state.slabs.next_slots(class, tag, among_several);
         let ask = Ask { units, align: 1, slack: 0, tag, home: stream };
         let node = state.heap.allocate(ask).ok_or(SlabMiss::NeedsMemory(ask))?;
         if self.add_slab(state, arena, tag, class, node) {
@@ -246,14 +247,21 @@ impl<P: MemoryProvider> Inner<P> {
     }
 
     fn add_slab(&self, state: &mut ArenaState, arena: u32, tag: Tag, class: usize, node: u32) -> bool {
-        let Some(start) = state.heap.node(node).map(|node| node.start) else { return false };
+        let Some((start, units)) = state.heap.node(node).map(|node| (node.start, node.units)) else { return false };
         let base = state.addresses.of(start).get();
-        self.add_slab_at(state, arena, tag, class, node, base)
+        self.add_slab_at(state, arena, tag, (class, units / class_units(class)), (node, base))
     }
 
-    fn add_slab_at(&self, state: &mut ArenaState, arena: u32, tag: Tag, class: usize, node: u32, base: u64) -> bool {
+    fn add_slab_at(
+        &self,
+        state: &mut ArenaState,
+        arena: u32,
+        tag: Tag,
+        (class, slots): (usize, u32),
+        (node, base): (u32, u64),
+    ) -> bool {
         let Some((ledger, entry)) = self.ledger.claim() else { return false };
-        let place = state.slabs.add(class, tag, node, ledger);
+        let place = state.slabs.add((class, slots), tag, node, ledger);
         entry.set(SlabFacts { base, class, tag, arena }, place);
         if let Some(me) = owners::me()
             && self.arena(arena).is_some_and(|owner| owner.may_own_slab(state))
@@ -275,7 +283,8 @@ impl<P: MemoryProvider> Inner<P> {
         let Some(base) = self.zero_base(state) else { return false };
         let which = state.zero_slabs.trailing_zeros();
         let stride = ZERO_RANGE / 64;
-        if !self.add_slab_at(state, arena, tag, 0, NIL, base + u64::from(which) * stride) {
+        let zero = (0, class_slots(0));
+        if !self.add_slab_at(state, arena, tag, zero, (NIL, base + u64::from(which) * stride)) {
             return false;
         }
         state.zero_slabs &= state.zero_slabs - 1;

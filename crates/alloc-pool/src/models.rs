@@ -45,8 +45,8 @@ impl Slab {
         let entry = SlabEntry::new();
         let mut slabs = Slabs::new();
         // Another slab of the class, so that this one would leave if it came to be empty.
-        slabs.add(CLASS, 0, 0, 0);
-        let place = slabs.add(CLASS, 0, 1, 1);
+        slabs.add((CLASS, class_slots(CLASS)), 0, 0, 0);
+        let place = slabs.add((CLASS, class_slots(CLASS)), 0, 1, 1);
         entry.set(SlabFacts { base: 1 << 40, class: CLASS, tag: 0, arena: 1 }, place);
         for _ in 0..2 * class_slots(CLASS) {
             slabs.take(CLASS, 0);

@@ -7,6 +7,8 @@ use super::units::{CLASSES, class_slots};
 struct Slab {
     /// One bit for each slot that is free.
     free: u64,
+    /// One for each there is.
+    all: u64,
     class: u8,
     /// The stream whose blocks these are.
     tag: Tag,
@@ -25,6 +27,8 @@ pub(crate) struct Slabs {
     slabs: Vec<Slab>,
     vacant: u32,
     partial: Vec<[u32; CLASSES]>,
+    /// How many slots there are, by stream and class.
+    slots: Vec<[u32; CLASSES]>,
 }
 
 /// A slab without a block in use, taken out of the books.
@@ -35,31 +39,39 @@ pub(crate) struct EmptySlab {
     pub(crate) ledger: u32,
 }
 
-/// All slots of a class.
-pub(crate) fn all_slots(class: usize) -> u64 {
-    u64::MAX >> (64 - class_slots(class))
-}
+/// The least part of a slab that a stream gets.
+const SMALLEST_PART: u32 = 4;
 
 impl Slabs {
     pub(crate) fn new() -> Self {
-        Self { slabs: Vec::with_capacity(64), vacant: NIL, partial: Vec::with_capacity(4) }
+        Self {
+            slabs: Vec::with_capacity(64),
+            vacant: NIL,
+            partial: Vec::with_capacity(4),
+            slots: Vec::with_capacity(4),
+        }
     }
 
-    /// Adds an empty slab; returns its local index.
-    pub(crate) fn add(&mut self, class: usize, tag: Tag, node: u32, ledger: u32) -> u32 {
+    /// How many slots the next slab of the class has. Where several streams have slabs, each begins with small ones: with many
+    /// classes, few blocks of each, and a slab for each stream most of their memory would be nobody's.
+    pub(crate) fn next_slots(&self, class: usize, tag: Tag, among_several: bool) -> u32 {
+        let all = class_slots(class);
+        if !among_several {
+            return all;
+        }
+        let there = self.slots.get(usize::from(tag)).map_or(0, |classes| classes[class]);
+        there.clamp(all.div_ceil(SMALLEST_PART), all)
+    }
+
+    /// Adds an empty slab of so many slots, at most as many as one of the class has; returns its local index.
+    pub(crate) fn add(&mut self, (class, slots): (usize, u32), tag: Tag, node: u32, ledger: u32) -> u32 {
         if self.partial.len() <= tag as usize {
             self.partial.resize(tag as usize + 1, [NIL; CLASSES]);
+            self.slots.resize(tag as usize + 1, [0; CLASSES]);
         }
-        let slab = Slab {
-            free: all_slots(class),
-            class: class as u8,
-            tag,
-            partial: false,
-            prev: NIL,
-            next: NIL,
-            node,
-            ledger,
-        };
+        self.slots[tag as usize][class] += slots;
+        let all = u64::MAX >> (u64::BITS - slots.clamp(1, class_slots(class)));
+        let slab = Slab { free: all, all, class: class as u8, tag, partial: false, prev: NIL, next: NIL, node, ledger };
         let index = if self.vacant == NIL {
             self.slabs.push(slab);
             self.slabs.len() as u32 - 1
@@ -104,7 +116,7 @@ impl Slabs {
     pub(crate) fn give(&mut self, index: u32, slot: u32) -> Option<EmptySlab> {
         let slab = self.slabs.get_mut(index as usize)?;
         slab.free |= 1 << slot;
-        let empty = slab.free == all_slots(slab.class as usize);
+        let empty = slab.free == slab.all;
         if !slab.partial {
             self.list(index);
         }
@@ -118,7 +130,7 @@ impl Slabs {
         let heads = self.partial.iter().flatten().copied().filter(|&head| head != NIL);
         let is_empty = |&head: &u32| {
             let slab = &self.slabs[head as usize];
-            slab.free == all_slots(slab.class as usize)
+            slab.free == slab.all
         };
         let index = heads.into_iter().find(is_empty)?;
         Some(self.remove(index))
@@ -127,6 +139,7 @@ impl Slabs {
     fn remove(&mut self, index: u32) -> EmptySlab {
         self.unlist(index);
         let slab = &mut self.slabs[index as usize];
+        self.slots[slab.tag as usize][slab.class as usize] -= slab.all.count_ones();
         let emptied = EmptySlab { class: slab.class as usize, node: slab.node, ledger: slab.ledger };
         slab.node = NIL;
         slab.next = self.vacant;
@@ -168,7 +181,7 @@ mod tests {
     fn slots_are_handed_out_once_and_an_emptied_slab_leaves() {
         let mut slabs = Slabs::new();
         let class = CLASSES - 1;
-        let index = slabs.add(class, 2, 5, 9);
+        let index = slabs.add((class, class_slots(class)), 2, 5, 9);
         let taken: Vec<u32> = std::iter::from_fn(|| slabs.take(class, 2).map(|(_, slot)| slot)).collect();
         assert_eq!(taken, (0..class_slots(class)).collect::<Vec<_>>());
         assert_eq!(slabs.take(class, 1), None, "slots belong to their stream");
@@ -181,10 +194,35 @@ mod tests {
     }
 
     #[test]
+    fn among_several_streams_slabs_begin_small_and_double() {
+        let (mut slabs, class) = (Slabs::new(), 8);
+        let all = class_slots(class);
+        assert_eq!(slabs.next_slots(class, 1, false), all, "a stream alone has whole ones");
+        let mut given = Vec::new();
+        for node in 0..4 {
+            let slots = slabs.next_slots(class, 1, true);
+            slabs.add((class, slots), 1, node, node);
+            given.push(slots);
+        }
+        assert_eq!(given, [all / 4, all / 4, all / 2, all]);
+        assert_eq!(slabs.next_slots(class, 0, true), all / 4, "another stream begins anew");
+        let taken: Vec<(u32, u32)> = std::iter::from_fn(|| slabs.take(class, 1)).collect();
+        assert_eq!(taken.len() as u32, 2 * all);
+        assert!(taken.iter().all(|&(ledger, slot)| slot < given[ledger as usize]));
+        for (ledger, slot) in taken {
+            slabs.give(ledger, slot);
+        }
+        while slabs.take_empty().is_some() {}
+        assert_eq!(slabs.next_slots(class, 1, true), all / 4, "with none left it begins anew");
+        // One block is the least.
+        assert!((0..CLASSES).all(|class| slabs.next_slots(class, 0, true) >= 1));
+    }
+
+    #[test]
     fn of_two_slabs_the_emptied_one_leaves() {
         let mut slabs = Slabs::new();
         let class = CLASSES - 1;
-        let (first, second) = (slabs.add(class, 0, 1, 1), slabs.add(class, 0, 2, 2));
+        let (first, second) = (slabs.add((class, 4), 0, 1, 1), slabs.add((class, 4), 0, 2, 2));
         let (ledger, slot) = slabs.take(class, 0).unwrap();
         assert_eq!(ledger, 2, "the slab that came last is used first");
         assert_eq!(slabs.give(second, slot), Some(EmptySlab { class, node: 2, ledger: 2 }));
