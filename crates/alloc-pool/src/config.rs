@@ -31,6 +31,9 @@ pub struct PoolConfig {
     /// use. 2.0 for each time that it moves all of its pieces, up to this. Default: 1.
     /// Environment: `ALLOC_POOL_GROWTH_SLACK_THRASHING`.
     pub growth_slack_thrashing: f64,
+    /// How much further still where streams would have to wait for each other while the host is far ahead of the device.
+    /// Default: 0.5. Environment: `ALLOC_POOL_GROWTH_SLACK_WAITING`.
+    pub growth_slack_waiting: f64,
     /// Physical memory is created in pieces of the peak of bytes in use divided by this, so that pieces grow with the
     /// pool. Default: 192. Environment: `ALLOC_POOL_PIECES_PER_PEAK`.
     pub pieces_per_peak: u32,
@@ -59,6 +62,7 @@ impl Default for PoolConfig {
             growth_slack: 0.0195,
             growth_slack_moving: 0.02,
             growth_slack_thrashing: 1.0,
+            growth_slack_waiting: 0.5,
             pieces_per_peak: 192,
             max_piece: 16 << 20,
             address_space: None,
@@ -140,6 +144,8 @@ impl PoolConfig {
         config.growth_slack_moving = fraction("ALLOC_POOL_GROWTH_SLACK_MOVING")?.unwrap_or(config.growth_slack_moving);
         config.growth_slack_thrashing =
             fraction("ALLOC_POOL_GROWTH_SLACK_THRASHING")?.unwrap_or(config.growth_slack_thrashing);
+        config.growth_slack_waiting =
+            fraction("ALLOC_POOL_GROWTH_SLACK_WAITING")?.unwrap_or(config.growth_slack_waiting);
         config.validate()?;
         Ok(config)
     }
@@ -156,6 +162,7 @@ impl PoolConfig {
             ("growth_slack", self.growth_slack),
             ("growth_slack_moving", self.growth_slack_moving),
             ("growth_slack_thrashing", self.growth_slack_thrashing),
+            ("growth_slack_waiting", self.growth_slack_waiting),
         ] {
             check(setting, slack, (0.0..=16.0).contains(&slack), "0 to 16")?;
         }

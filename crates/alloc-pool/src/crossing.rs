@@ -56,48 +56,73 @@ enum Passage {
     Busy,
 }
 
+/// What became of requests for memory that several streams used, by tag.
+#[derive(Clone, Copy, Debug, Default)]
+struct Found {
+    complete: TagSet,
+    ordered: TagSet,
+    busy: TagSet,
+}
+
 impl<P: MemoryProvider> Inner<P> {
-    /// Free memory of the arena that other streams used, if those are idle, or are waited for; else the streams that are
-    /// known not to be. What of it lies side by side is joined if nothing fits otherwise.
+    /// Free memory of the arena that other streams used, if those are done with it, or idle, or trusted and waited for; else the
+    /// streams that are known to be busy. What of it lies side by side is joined if nothing fits otherwise.
     pub(crate) fn take_from_others(&self, arena: u32, stream: Stream, ask: Ask) -> Result<u32, TagSet> {
         let owner = self.arena(arena).ok_or(0_u64)?;
-        let state = owner.lock();
-        if state.heap.seen() & !own_set(ask.tag) == 0 {
+        if owner.lock().heap.seen() & !own_set(ask.tag) == 0 {
             return Err(0);
         }
-        let users = state.heap.users_of_best(ask).or_else(|| Some(state.heap.best_stretch(ask)?.users)).ok_or(0_u64)?;
-        let now = state.heap.now();
-        drop(state);
-        let waiter = (ask.tag != SHARED_TAG).then_some((ask.tag, stream));
-        let (mut complete, mut ordered, mut busy) = (0, 0, 0);
-        let mut rest = users;
+        let mut busy = {
+            let mut table = self.lock_tags();
+            self.pass_marks(&mut table, arena);
+            table.marks.pending(arena) & !own_set(ask.tag)
+        };
+        loop {
+            let state = owner.lock();
+            let best = state.heap.users_of_best(ask).filter(|users| users & busy == 0);
+            let users = match best.or_else(|| Some(state.heap.best_window(ask, busy)?.users)) {
+                Some(users) => users,
+                None => return Err(busy),
+            };
+            let now = state.heap.now();
+            drop(state);
+            let found = self.pass_all(users, (ask.tag != SHARED_TAG).then_some((ask.tag, stream)));
+            let mut state = owner.lock();
+            state.heap.note_complete(found.complete, now);
+            if found.ordered != 0 {
+                state.heap.note_ordered(ask.tag, found.ordered, now);
+            }
+            busy |= found.busy;
+            // Others may have memory that is less of a fit.
+            if found.busy != 0 {
+                continue;
+            }
+            if let Some(node) = state.heap.allocate(ask) {
+                return Ok(node);
+            }
+            state.heap.join_own(ask.tag);
+            return state.heap.allocate(ask).or_else(|| state.heap.allocate_window(ask)).ok_or(busy);
+        }
+    }
+
+    /// Finds out of each of the streams whether what it released may go to another, until one is busy.
+    fn pass_all(&self, users: TagSet, waiter: Option<(Tag, Stream)>) -> Found {
+        let (mut found, mut rest) = (Found::default(), users);
         let mut table = self.lock_tags();
-        while rest != 0 && busy == 0 {
+        while rest != 0 && found.busy == 0 {
             let tag = rest.trailing_zeros() as Tag;
             rest &= rest - 1;
             match self.pass(&mut table, tag, waiter) {
-                Passage::Complete => complete |= 1 << tag,
-                Passage::Ordered => ordered |= 1 << tag,
-                Passage::Busy => busy |= 1 << tag,
+                Passage::Complete => found.complete |= 1 << tag,
+                Passage::Ordered => found.ordered |= 1 << tag,
+                Passage::Busy => found.busy |= 1 << tag,
             }
         }
         drop(table);
-        if ordered != 0 {
+        if found.ordered != 0 {
             self.tell_deferred();
         }
-        let mut state = owner.lock();
-        state.heap.note_complete(complete, now);
-        if ordered != 0 {
-            state.heap.note_ordered(ask.tag, ordered, now);
-        }
-        if busy != 0 {
-            return Err(busy);
-        }
-        if let Some(node) = state.heap.allocate(ask) {
-            return Ok(node);
-        }
-        state.heap.join_neighbours(own_set(ask.tag));
-        state.heap.allocate(ask).or_else(|| state.heap.allocate_stretch(ask)).ok_or(0)
+        found
     }
 
     /// Finds out whether what a stream released may go to another, or makes that wait for it.

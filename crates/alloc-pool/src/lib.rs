@@ -17,6 +17,7 @@ mod driver;
 mod id;
 mod ledger;
 mod local;
+mod marks;
 mod miss;
 #[cfg(loom)]
 #[doc(hidden)]

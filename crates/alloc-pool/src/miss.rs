@@ -50,11 +50,14 @@ impl<P: MemoryProvider> Inner<P> {
         let capturing = self.driver.provider().is_capturing(stream)?;
         let mut busy = 0;
         if !capturing {
+            if let Some(node) = self.take_marked(arena, stream, ask)? {
+                return Ok((arena, node));
+            }
             match self.take_from_others(arena, stream, ask) {
                 Ok(node) => return Ok((arena, node)),
                 Err(asked) => busy = asked,
             }
-            self.poll_parked();
+            self.poll_listed();
         }
         self.begin_round(arena, stream);
         let mut remedies = Remedies { capturing, ..Remedies::default() };
@@ -130,9 +133,15 @@ impl<P: MemoryProvider> Inner<P> {
         }
         let untouchable = self.untouchable_tags(stream);
         for (index, arena) in all() {
-            let Some((node, in_the_way)) = arena.lock().heap.allocate_busy(ask, untouchable) else { continue };
-            if let Err(error) = self.order_after_tags(in_the_way, stream) {
-                arena.lock().heap.give_up(node, in_the_way | 1 << ask.tag);
+            let claimed = {
+                let heap = &mut arena.lock().heap;
+                heap.best_window(ask, untouchable).map(|window| (window, heap.claim_window(window, ask)))
+            };
+            let Some((window, node)) = claimed else { continue };
+            let before = (index, window.users);
+            let waiter = (ask.tag, stream);
+            if let Err(error) = self.order_after_release(&mut self.lock_tags(), before, window.stamp, waiter) {
+                arena.lock().heap.give_up(node, window.users | 1 << ask.tag);
                 return Err(AllocError::Provider(error));
             }
             self.tell_deferred();

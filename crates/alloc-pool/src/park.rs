@@ -20,7 +20,8 @@ pub(crate) enum Parked {
 /// What a parked block waits for.
 #[derive(Debug)]
 enum Wait<E> {
-    Event(E),
+    /// Recorded on the stream.
+    Event(Stream, E),
     Retired(Stream),
     /// The end of the stream's capture, and then what it has been submitted by that time.
     Captured(Stream),
@@ -73,9 +74,14 @@ impl<P: MemoryProvider> Inner<P> {
         stream: Stream,
         uses: &StreamSet,
     ) -> Result<(), ReleaseError> {
+        let streams = || std::iter::once(stream).chain(uses.iter().filter(|&other| other != stream));
+        if let Parked::Node { arena, node } = parked
+            && self.release_shared((arena, node), bytes, home, streams())
+        {
+            return Ok(());
+        }
         let (mut waits, mut failure) = (Vec::new(), None);
-        let others = uses.iter().filter(|&other| other != stream);
-        for other in std::iter::once(stream).chain(others) {
+        for other in streams() {
             if home != SHARED_TAG && self.known_tag(other) == Some(home) {
                 continue;
             }
@@ -101,7 +107,7 @@ impl<P: MemoryProvider> Inner<P> {
         let crowded = list.entries.len().is_multiple_of(LOOK_THROUGH_EVERY);
         drop(list);
         if crowded {
-            self.poll_parked();
+            self.poll_listed();
         }
         Ok(())
     }
@@ -111,7 +117,7 @@ impl<P: MemoryProvider> Inner<P> {
             Some(true) => Ok(Some(Wait::Retired(stream))),
             Some(false) => Ok(None),
             None if self.driver.provider().is_capturing(stream)? => Ok(Some(Wait::Captured(stream))),
-            None => Ok(self.driver.record(stream)?.map(Wait::Event)),
+            None => Ok(self.driver.record(stream)?.map(|event| Wait::Event(stream, event))),
         }
     }
 
@@ -126,12 +132,17 @@ impl<P: MemoryProvider> Inner<P> {
 
     /// Gives back the parked blocks whose work is complete; whether there were any.
     pub(crate) fn poll_parked(&self) -> bool {
-        self.settle_parked(Manner::Ask)
+        self.settle_parked(Manner::Ask) | self.pass_all_marks()
+    }
+
+    /// The same but for memory that is free for streams that wait.
+    pub(crate) fn poll_listed(&self) {
+        self.settle_parked(Manner::Ask);
     }
 
     /// Waits for the work of all parked blocks and gives them back; whether there were any.
     pub(crate) fn wait_for_parked(&self) -> bool {
-        self.settle_parked(Manner::Wait)
+        self.settle_parked(Manner::Wait) | self.wait_for_marks()
     }
 
     /// Waits for the work of the blocks of which nothing could be known; those that still can't be waited for.
@@ -162,13 +173,13 @@ impl<P: MemoryProvider> Inner<P> {
                 return Ok(false);
             }
             match self.driver.record(stream)? {
-                Some(event) => *wait = Wait::Event(event),
+                Some(event) => *wait = Wait::Event(stream, event),
                 None => return Ok(true),
             }
         }
         match (wait, manner) {
-            (Wait::Event(event), Manner::Ask) => self.driver.is_complete(event),
-            (Wait::Event(event), Manner::Wait) => self.driver.synchronize(event).map(|()| true),
+            (Wait::Event(_, event), Manner::Ask) => self.driver.is_complete(event),
+            (Wait::Event(_, event), Manner::Wait) => self.driver.synchronize(event).map(|()| true),
             _ => Ok(false),
         }
     }
@@ -182,13 +193,26 @@ impl<P: MemoryProvider> Inner<P> {
         let entries = std::mem::take(&mut list.entries);
         drop(list);
         let (mut waiting, mut ready, mut bytes, mut lost) = (Vec::new(), Vec::new(), 0, Vec::new());
+        // Of two events of one stream the first is over first.
+        let mut behind: Vec<Stream> = Vec::new();
         for mut entry in entries {
+            if let (Some(Wait::Event(stream, _)), Manner::Ask) = (entry.waits.last(), manner)
+                && behind.contains(stream)
+            {
+                waiting.push(entry);
+                continue;
+            }
             match self.outstanding(&mut entry.waits, manner) {
                 Ok(()) if entry.waits.is_empty() => {
                     bytes += entry.bytes;
                     ready.push(entry.parked);
                 }
-                Ok(()) => waiting.push(entry),
+                Ok(()) => {
+                    if let Some(Wait::Event(stream, _)) = entry.waits.last() {
+                        behind.push(*stream);
+                    }
+                    waiting.push(entry);
+                }
                 Err(error) => lost.push((entry, error)),
             }
         }
@@ -213,7 +237,7 @@ impl<P: MemoryProvider> Inner<P> {
             if !self.is_over(wait, manner)? {
                 return Ok(());
             }
-            if let Some(Wait::Event(event)) = waits.pop() {
+            if let Some(Wait::Event(_, event)) = waits.pop() {
                 self.driver.provider().recycle(event);
             }
         }

@@ -255,9 +255,14 @@ impl<P: MemoryProvider> Inner<P> {
         notes::tell(event, self.device, self.config.hook.as_deref());
     }
 
+    /// Whether anybody listens to what is noted.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.config.hook.is_some() || tracing::enabled!(tracing::Level::DEBUG)
+    }
+
     /// Takes the notes out of the page layer, to be told with [`Inner::tell_deferred`] once it is unlocked.
     pub(crate) fn defer_notes(&self, pages: &mut Pages<P::Physical>) {
-        if self.config.hook.is_none() && !tracing::enabled!(tracing::Level::DEBUG) {
+        if !self.is_heard() {
             pages.notes.clear();
             return;
         }
@@ -308,6 +313,7 @@ impl<P: MemoryProvider> Relieve for Inner<P> {
 impl<P: MemoryProvider> Drop for Inner<P> {
     fn drop(&mut self) {
         self.wait_for_parked();
+        self.forget_marks();
         let mut pages = std::mem::replace(&mut *self.lock_pages(), Pages::new(1));
         self.close(&mut pages);
         for note in std::mem::take(&mut pages.notes) {

@@ -43,9 +43,10 @@ fn count_and_bytes(by_class: &[AtomicU64; CLASSES]) -> (u64, u64) {
 impl Sums {
     fn add(&mut self, counters: &CacheCounters) {
         // Releases first: an allocation that is missed only makes the figures older, never negative.
+        let slack = counters.released_slack.load(Ordering::Relaxed);
         let (_, bytes) = count_and_bytes(&counters.released);
         self.released_bytes += bytes;
-        self.released_requested += bytes.saturating_sub(counters.released_slack.load(Ordering::Relaxed));
+        self.released_requested += bytes.saturating_sub(slack);
         let (count, bytes) = count_and_bytes(&counters.allocated);
         self.allocations += count;
         self.allocated_bytes += bytes;
@@ -117,6 +118,8 @@ impl<P: MemoryProvider> Inner<P> {
         };
         add(&mut statistics.requested, sums.allocated_requested, sums.released_requested);
         add(&mut statistics.in_use, sums.allocated_bytes, sums.released_bytes);
+        // A thread may be between a block and the bytes that it was smaller by.
+        statistics.requested.current = statistics.requested.current.min(statistics.in_use.current);
         caches.peak_requested = caches.peak_requested.max(largest_arena_peaks.0).max(statistics.requested.current);
         caches.peak_in_use = caches.peak_in_use.max(largest_arena_peaks.1).max(statistics.in_use.current);
         statistics.requested.peak = caches.peak_requested;
@@ -129,6 +132,11 @@ impl<P: MemoryProvider> Inner<P> {
             statistics.parked = parked.bytes;
             statistics.leaked += parked.leaked;
         }
+        let shared = self.count_parked(&mut self.lock_tags());
+        statistics.parked.current += shared.current;
+        statistics.parked.peak = statistics.parked.peak.max(shared.peak).max(statistics.parked.current);
+        statistics.parked.total += shared.total;
+        statistics.parked.count += shared.count;
         statistics.rejected_releases = self.rejected.load(Ordering::Relaxed);
         statistics.provider_calls = self.driver.calls();
         statistics

@@ -9,6 +9,7 @@ use alloc_core::{AddressRange, AllocError, MemoryProvider, ProviderError, Provid
 use crate::arena::{Addresses, Arena, ZERO_RANGE};
 use crate::crossing::Crossings;
 use crate::id::MAX_ARENAS;
+use crate::marks::Marks;
 use crate::notes::Note;
 use crate::placement::heap::{Heap, SHARED_TAG, TAGS, Tag, TagSet};
 use crate::placement::units::UNIT_SHIFT;
@@ -26,6 +27,7 @@ pub(crate) struct Tags<E> {
     shared: Vec<Stream>,
     /// By tag.
     pub(crate) crossings: [Crossings; TAGS],
+    pub(crate) marks: Marks<E>,
     /// Streams that are gone, with the point up to which they had been submitted, unless that is complete.
     retired: HashMap<Stream, Option<E>>,
     /// The same, oldest first.
@@ -50,6 +52,7 @@ impl<E> Tags<E> {
             orphans: Vec::new(),
             shared: Vec::new(),
             crossings: [Crossings::NONE; TAGS],
+            marks: Marks::new(),
             retired: HashMap::new(),
             retired_names: VecDeque::new(),
             retired_pending: VecDeque::new(),
@@ -63,6 +66,12 @@ impl<E> Tags<E> {
         }
         let stream = *self.streams.get(usize::from(tag))?;
         (self.retired.is_empty() || !self.retired.contains_key(&stream)).then_some(stream)
+    }
+
+    /// The tag of a stream that has one and is not retired.
+    pub(crate) fn living_tag(&self, stream: Stream) -> Option<Tag> {
+        let tag = self.tags.get(&stream).copied()?;
+        (self.retired.is_empty() || !self.retired.contains_key(&stream)).then_some(tag)
     }
 
     fn streams_of(&self, tag: Tag) -> &[Stream] {
@@ -317,7 +326,7 @@ impl<P: MemoryProvider> Inner<P> {
         tags.tags.iter().filter(|(stream, _)| is_captured(**stream)).fold(0, |set, (_, tag)| set | 1 << tag)
     }
 
-    fn may_ask_in(&self, tags: &Tags<P::Event>) -> bool {
+    pub(crate) fn may_ask_in(&self, tags: &Tags<P::Event>) -> bool {
         !tags.tags.keys().any(|&stream| self.driver.provider().is_capturing(stream).unwrap_or(false))
     }
 
@@ -426,13 +435,23 @@ impl<P: MemoryProvider> Inner<P> {
             return Ok(());
         }
         let mut tags = self.lock_tags();
-        let may_ask = self.may_ask_in(&tags);
         while rest != 0 {
-            let tag = rest.trailing_zeros() as Tag;
-            for stream in tags.streams_of(tag).to_vec() {
-                self.order_after_in(&mut tags, stream, after, may_ask)?;
-            }
+            self.order_after_tag(&mut tags, rest.trailing_zeros() as Tag, after)?;
             rest &= rest - 1;
+        }
+        Ok(())
+    }
+
+    /// The same for one tag.
+    pub(crate) fn order_after_tag(
+        &self,
+        tags: &mut Tags<P::Event>,
+        before: Tag,
+        after: Stream,
+    ) -> Result<(), ProviderError> {
+        let may_ask = self.may_ask_in(tags);
+        for stream in tags.streams_of(before).to_vec() {
+            self.order_after_in(tags, stream, after, may_ask)?;
         }
         Ok(())
     }
@@ -467,7 +486,9 @@ impl<P: MemoryProvider> Inner<P> {
     pub(crate) fn make_wait(&self, after: Stream, event: &P::Event) -> Result<(), ProviderError> {
         self.driver.make_wait(after, event)?;
         self.waits.fetch_add(1, Ordering::Relaxed);
-        self.deferred.lock().unwrap_or_else(PoisonError::into_inner).push(Note::Waited { stream: after });
+        if self.is_heard() {
+            self.deferred.lock().unwrap_or_else(PoisonError::into_inner).push(Note::Waited { stream: after });
+        }
         Ok(())
     }
 

@@ -164,7 +164,7 @@ fn recorded_streams_belong_to_living_blocks() {
         assert_eq!(devmem_record_stream(block, 5), Status::Ok);
         assert_eq!(devmem_record_stream(block, 6), Status::Ok);
         assert_eq!(devmem_record_stream(block, 6), Status::Ok);
-        assert_eq!(devmem_record_stream(block.wrapping_byte_add(512), 6), Status::UnknownPointer);
+        assert_eq!(devmem_record_stream(block.wrapping_byte_add(256), 6), Status::UnknownPointer);
     }
     assert_eq!(give(block), Status::Ok);
     // SAFETY: as above.

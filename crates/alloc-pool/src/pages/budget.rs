@@ -229,8 +229,9 @@ impl<T> Pages<T> {
     }
 
     fn budget_bytes(&self, config: &PoolConfig) -> u64 {
-        let more =
-            self.more_for_restless(config.growth_slack_moving) + self.more_for_thrashing(config.growth_slack_thrashing);
+        let more = self.more_for_restless(config.growth_slack_moving)
+            + self.more_for_thrashing(config.growth_slack_thrashing)
+            + self.more_for_waiting(config.growth_slack_waiting);
         ((self.peak_units << UNIT_SHIFT) as f64 * (1.0 + config.growth_slack + more)) as u64
     }
 

@@ -11,6 +11,7 @@ mod home;
 mod plan;
 mod serve;
 mod supply;
+mod wait;
 
 use alloc_core::{AddressRange, Gauge};
 
@@ -124,6 +125,8 @@ pub(crate) struct Pages<T> {
     in_the_way: TagSet,
     /// The streams that the request at hand can't be ordered after.
     untouchable: TagSet,
+    /// How often a stream would have had to wait for one that is far behind the host.
+    held_up: u64,
     search: u64,
     pub(crate) misses: u64,
     pub(crate) moves: u64,
@@ -161,6 +164,7 @@ impl<T> Pages<T> {
             lending: false,
             has_ebbed: false,
             in_the_way: 0,
+            held_up: 0,
             untouchable: 0,
             search: 0,
             misses: 0,

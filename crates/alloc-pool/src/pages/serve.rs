@@ -4,6 +4,7 @@ use alloc_core::{MemoryProvider, ProviderError, ProviderErrorKind, Stream};
 
 use super::plan::{self, ANYWHERE, Placement, Supply};
 use super::supply::{Locked, Step};
+use super::wait::Others;
 use super::{Home, NONE, Pages, Patience, Place};
 use crate::arena::{Addresses, Arena, is_for_slabs};
 use crate::notes::Note;
@@ -113,7 +114,10 @@ impl<P: MemoryProvider> Inner<P> {
         if matches!(served, Ok(None) | Err(Failure::Memory)) {
             pages.peak_units = peak_before;
             let reach = if untouchable == TagSet::MAX { Reach::Near(Vec::new()) } else { Reach::All };
-            served = self.serve_within(pages, arena, (stream, ask), reach, (busy, untouchable), means);
+            served = self.wait_instead(pages, arena, (stream, ask), Others::AllBut(untouchable), means);
+            if matches!(served, Ok(None)) {
+                served = self.serve_within(pages, arena, (stream, ask), reach, (busy, untouchable), means);
+            }
         }
         match served {
             Ok(Some(node)) => {
@@ -170,7 +174,7 @@ impl<P: MemoryProvider> Inner<P> {
         if let Some(node) = locked.own.heap.allocate(ask) {
             return Ok(Some(node));
         }
-        locked.own.heap.join_neighbours(own_set(ask.tag));
+        locked.own.heap.join_own(ask.tag);
         if let Some(node) = locked.own.heap.allocate(ask) {
             return Ok(Some(node));
         }
@@ -210,9 +214,7 @@ impl<P: MemoryProvider> Inner<P> {
             }
             _ => pages.growth_granules(&self.config).min(may_hold),
         };
-        let decided = if let Some(node) = self.claim_busy(pages, &mut locked, ask, growth) {
-            Ok(node)
-        } else if pages.arenas[arena as usize].range.is_some() {
+        let decided = if pages.arenas[arena as usize].range.is_some() {
             self.decide(pages, &mut locked, ask, (&situation, growth, frugal))
         } else {
             self.decide_segment(pages, &mut locked, ask, growth)
@@ -265,23 +267,6 @@ impl<P: MemoryProvider> Inner<P> {
         let asked = if untouchable == TagSet::MAX { 0 } else { (seen & !own_set(tag)) | own_matters };
         let idle = self.idle_tags(asked & !busy);
         Situation { untouchable, debris, idle, own_seen, own_stamp, other_stamps }
-    }
-
-    /// Memory that the stream has to wait for, if the pool would have to grow past its budget instead.
-    fn claim_busy(
-        &self,
-        pages: &mut Pages<P::Physical>,
-        locked: &mut Locked<'_>,
-        ask: Ask,
-        growth: u32,
-    ) -> Option<u32> {
-        let need = ask.units.div_ceil(pages.granule_units);
-        if growth >= need || pages.granules_at_hand(ask.tag) >= need {
-            return None;
-        }
-        let (node, in_the_way) = locked.own.heap.allocate_busy(ask, pages.untouchable)?;
-        pages.in_the_way |= in_the_way;
-        Some(node)
     }
 
     /// Chooses the place and the pages, in the books only. On failure, the claimed node if there is one.
@@ -500,7 +485,7 @@ impl<P: MemoryProvider> Inner<P> {
     }
 
     /// Gives a claimed node up: what is backed becomes free memory, the rest holes again.
-    fn unclaim(&self, pages: &Pages<P::Physical>, arena: u32, node: u32) {
+    pub(super) fn unclaim(&self, pages: &Pages<P::Physical>, arena: u32, node: u32) {
         let Some(owner) = self.arena(arena) else { return };
         let mut state = owner.lock();
         let Some((start, end, tag)) = state.heap.node(node).map(|n| (u64::from(n.start), n.end(), n.tag)) else {

@@ -13,6 +13,7 @@ mod ebb;
 mod node;
 mod order;
 mod rest;
+mod window;
 
 use std::hint::{cold_path, select_unpredictable};
 
@@ -61,6 +62,8 @@ pub(crate) struct Heap {
     now: u64,
     /// Releases by a stream up to this stamp are complete.
     complete: Box<[u64; TAGS]>,
+    /// There is an event of a stream behind what was released up to this stamp.
+    marked: u64,
     /// By tag of a stream that was made to wait for others: it comes after releases by another up to this stamp.
     ordered: Vec<[u64; TAGS]>,
     /// The streams that ever had memory here.
@@ -87,6 +90,7 @@ impl Heap {
             returned: NIL,
             now: 1,
             complete: Box::new([0; TAGS]),
+            marked: 0,
             ordered: Vec::new(),
             seen: 0,
         };
@@ -159,13 +163,6 @@ impl Heap {
             }
         }
         Some(self.finish_allocate(index, ask))
-    }
-
-    /// Takes free memory that others than the `untouchable` streams used; also returns those to be waited for.
-    pub(crate) fn allocate_busy(&mut self, ask: Ask, untouchable: TagSet) -> Option<(u32, TagSet)> {
-        let index = self.fit(ask, |heap, node| heap.in_the_way(node, ask.tag) & untouchable == 0)?;
-        let start = self.aligned(u64::from(self.nodes[index as usize].start), ask.align);
-        Some(self.claim(index, u32::try_from(start).ok()?, ask))
     }
 
     /// The best free node that is usable; the top only if there is no other.

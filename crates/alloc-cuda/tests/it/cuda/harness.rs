@@ -326,6 +326,13 @@ fn read_text(read: fn(*mut u8, usize) -> usize) -> String {
     String::from_utf8(text).unwrap()
 }
 
+/// Holds back a stream's work on the driver's stand-in, whose gate the caller has, until nothing else can go on.
+pub fn hold_back(stream: Stream) {
+    if !on_gpu() {
+        fake_cuda_hold(stream.handle(), true);
+    }
+}
+
 /// An allocator that holds the gate while it lives.
 #[derive(Debug)]
 pub struct Guarded<A> {

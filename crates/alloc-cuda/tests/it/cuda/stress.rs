@@ -11,7 +11,7 @@ use alloc_core::{
 use alloc_cuda::{CudaStream, DeviceOptions, DeviceProvider, Event, Physical};
 use alloc_pool::{Pool, PoolConfig};
 
-use super::harness::{any_device, bytes, fake, on_gpu, release};
+use super::harness::{any_device, bytes, fake, hold_back, on_gpu, release};
 use super::kernels::Kernels;
 
 /// How a provider differs from the one within.
@@ -95,7 +95,12 @@ unsafe impl MemoryProvider for Changed {
     }
     fn record(&self, stream: Stream) -> Result<Option<Event>, ProviderError> {
         self.asked.store(false, Ordering::Relaxed);
-        self.inner.record(stream)
+        let event = self.inner.record(stream);
+        if self.is_reckless() {
+            // So that what nobody waits for is late for certain.
+            hold_back(stream);
+        }
+        event
     }
     fn is_idle(&self, stream: Stream) -> Result<bool, ProviderError> {
         if self.is_reckless() { Ok(true) } else { self.inner.is_idle(stream) }

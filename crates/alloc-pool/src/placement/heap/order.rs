@@ -3,20 +3,39 @@
 use super::node::{Kind, NIL, Node, TAGS, Tag, TagSet, own_set};
 use super::{Ask, Heap};
 
-/// Free nodes side by side.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Stretch {
-    first: u32,
-    units: u64,
-    /// The streams in the way of whoever asked.
-    pub(crate) users: TagSet,
-}
-
-impl Stretch {
-    const NONE: Self = Self { first: NIL, units: 0, users: 0 };
-}
-
 impl Heap {
+    /// Whether there are events, or were.
+    pub(crate) fn has_marks(&self) -> bool {
+        self.marked != 0
+    }
+
+    /// Whether memory that was released up to `stamp`, and whose node this was, is free still and not known to be done with.
+    pub(crate) fn is_parked(&self, index: u32, users: TagSet, stamp: u64) -> bool {
+        let node = self.node(index).filter(|node| node.kind == Kind::Free && node.stamp == stamp);
+        node.is_some_and(|node| self.outstanding(node.users & users, stamp) != 0)
+    }
+
+    /// Notes that there is an event of a stream behind what was released up to `stamp`.
+    pub(crate) fn note_mark(&mut self, stamp: u64) {
+        self.marked = stamp.max(self.marked);
+    }
+
+    /// The stamp of a release that is to come: one that gets a later stamp may come before it.
+    pub(crate) fn reserve_stamp(&mut self) -> u64 {
+        self.now += 1;
+        self.now
+    }
+
+    /// Gives a used node's memory back that all these streams used. It stays apart from its neighbours.
+    pub(crate) fn release_shared(&mut self, index: u32, users: TagSet, stamp: u64) {
+        let node = &mut self.nodes[index as usize];
+        (node.users, node.stamp) = (users, stamp);
+        self.used_units -= u64::from(node.units);
+        self.low_units = self.low_units.min(self.used_units);
+        self.seen |= users;
+        self.link_free(index);
+    }
+
     /// Notes that all releases by these streams up to `stamp` are complete.
     pub(crate) fn note_complete(&mut self, tags: TagSet, stamp: u64) {
         let mut rest = tags;
@@ -91,49 +110,23 @@ impl Heap {
         Some(self.in_the_way(&self.nodes[index as usize], ask.tag))
     }
 
-    /// The smallest stretch of free memory, kept apart for different streams, that would be large enough if it were joined.
-    pub(crate) fn best_stretch(&self, ask: Ask) -> Option<Stretch> {
-        let needed = u64::from(ask.units) + ask.align - 1;
-        let mut best: Option<Stretch> = None;
-        let (mut index, mut now) = (self.containing(0, 0), Stretch::NONE);
-        loop {
-            let node = self.node(index);
-            if let Some(node) = node.filter(|node| node.kind == Kind::Free) {
-                now = Stretch {
-                    first: if now.units == 0 { index } else { now.first },
-                    units: now.units + u64::from(node.units),
-                    users: now.users | self.in_the_way(node, ask.tag),
-                };
-            } else {
-                if now.units >= needed && best.is_none_or(|best| now.units < best.units) {
-                    best = Some(now);
-                }
-                now = Stretch::NONE;
-            }
-            match node {
-                Some(node) => index = node.next,
-                None => return best,
-            }
-        }
-    }
-
-    /// Takes a stretch of free memory, if nothing of it has to be waited for. At ebb that is left to a miss, as all is.
-    pub(crate) fn allocate_stretch(&mut self, ask: Ask) -> Option<u32> {
-        if self.is_at_ebb() {
-            return None;
-        }
-        let stretch = self.best_stretch(ask).filter(|stretch| stretch.users == 0)?;
-        let start = self.aligned(u64::from(self.nodes[stretch.first as usize].start), ask.align);
-        Some(self.claim(stretch.first, u32::try_from(start).ok()?, ask).0)
-    }
-
     /// Whether free memory may merge with such as the stream of `tag` released just now: not if others than this may still
-    /// use it, since neither could have the whole then. What it comes after is complete when its own work is.
+    /// use it, since neither could have the whole then. What the stream comes after is complete when its own work is. But where
+    /// there are events, others would have to wait longer for the whole than for what an event is behind, or what is complete.
     #[inline(always)]
     pub(super) fn may_join(&self, index: u32, tag: Tag) -> bool {
         let node = &self.nodes[index as usize];
         let others = node.users & !(1 << tag);
-        others == 0 || self.outstanding_for(tag, others, node.stamp) == 0
+        if others == 0 {
+            return node.stamp > self.marked;
+        }
+        self.marked == 0 && self.outstanding_for(tag, others, node.stamp) == 0
+    }
+
+    /// Merges free neighbours that were kept apart and that no stream but that of `tag` may still use, as far as nobody has to wait
+    /// the longer for it.
+    pub(crate) fn join_own(&mut self, tag: Tag) {
+        self.join_neighbours(if self.marked == 0 { own_set(tag) } else { 0 });
     }
 
     /// Merges free neighbours that were kept apart: those that no stream but `users` may still use.

@@ -25,8 +25,10 @@ impl Heap {
                 return Err(format!("node {index} at {} where {at} was due", node.start));
             }
             if node.kind == last && last != Kind::Used {
-                let before = self.unfinished(&self.nodes[prev as usize]);
-                let apart = node.kind == Kind::Free && before != self.unfinished(node);
+                let before = &self.nodes[prev as usize];
+                let told_apart = (before.stamp <= self.marked) != (node.stamp <= self.marked);
+                let differ = told_apart || self.unfinished(before) != self.unfinished(node);
+                let apart = node.kind == Kind::Free && differ;
                 if !apart {
                     return Err(format!("node {index} did not merge with its neighbour"));
                 }
@@ -197,6 +199,38 @@ fn memory_that_a_stream_comes_after_is_its_own_and_merges_with_what_it_releases(
 }
 
 #[test]
+fn what_an_event_is_behind_stays_apart_from_later_releases() {
+    let mut heap = backed(150);
+    let [a, b, c] = [(); 3].map(|()| heap.allocate(ask(50)).unwrap());
+    heap.release(a);
+    heap.note_mark(heap.now());
+    let marked = heap.now();
+    heap.release(b);
+    heap.release(c);
+    heap.check().unwrap();
+    assert_eq!(heap.largest_free(), 100, "what no event tells apart merges");
+    heap.note_complete(1, marked);
+    assert!(heap.allocate(Ask { tag: 1, ..ask(50) }).is_some_and(|node| heap.node(node).unwrap().start == 0));
+    assert_eq!(heap.allocate(Ask { tag: 1, ..ask(50) }), None);
+}
+
+#[test]
+fn with_events_about_complete_memory_does_not_merge_with_such_as_is_not() {
+    let mut heap = backed(100);
+    let theirs = Ask { tag: 1, ..ask(50) };
+    let (a, b) = (heap.allocate(ask(50)).unwrap(), heap.allocate(theirs).unwrap());
+    heap.release_shared(a, 0b101, 1);
+    heap.note_mark(1);
+    heap.note_complete(0b101, heap.now());
+    heap.release(b);
+    heap.check().unwrap();
+    assert_eq!(heap.largest_free(), 50);
+    heap.join_own(1);
+    assert!(heap.allocate(Ask { tag: 3, ..ask(50) }).is_some(), "nobody is in the way of the first");
+    assert_eq!(heap.allocate(Ask { tag: 3, ..ask(50) }), None);
+}
+
+#[test]
 fn a_stream_comes_after_no_release_that_was_later() {
     let mut heap = backed(100);
     let (a, b) = (heap.allocate(ask(40)).unwrap(), heap.allocate(ask(60)).unwrap());
@@ -208,7 +242,7 @@ fn a_stream_comes_after_no_release_that_was_later() {
 }
 
 #[test]
-fn the_smallest_stretch_that_is_large_enough_is_taken_whole() {
+fn of_places_without_a_wait_the_one_in_the_smallest_gap_is_taken() {
     let mut heap = backed(400);
     let of = |tag, units| Ask { tag, ..ask(units) };
     // Two stretches of two streams' memory: 120 units and 100, apart.
@@ -219,14 +253,15 @@ fn the_smallest_stretch_that_is_large_enough_is_taken_whole() {
         heap.release(blocks[index]);
     }
     let wanted = of(2, 90);
-    assert_eq!((heap.users_of_best(wanted), heap.best_stretch(wanted).map(|stretch| stretch.users)), (None, Some(3)));
-    assert_eq!(heap.allocate_stretch(wanted), None, "both streams are in the way");
-    heap.note_ordered(2, 3, heap.now());
-    let taken = heap.allocate_stretch(wanted).unwrap();
+    heap.note_ordered(2, 1, heap.now());
+    assert_eq!((heap.users_of_best(wanted), heap.best_window(wanted, 0).map(|window| window.users)), (None, Some(2)));
+    assert_eq!(heap.allocate_window(wanted), None, "the second stream is in the way");
+    heap.note_ordered(2, 2, heap.now());
+    let taken = heap.allocate_window(wanted).unwrap();
     assert_eq!((heap.node(taken).unwrap().start, heap.node(taken).unwrap().units), (140, 90));
     // What is left of it is still the second stream's.
     assert!(heap.allocate(of(1, 10)).is_some_and(|node| heap.node(node).unwrap().start == 230));
-    assert!(heap.best_stretch(of(2, 121)).is_none());
+    assert!(heap.best_window(of(2, 121), 0).is_none());
     heap.release(rest);
 }
 
@@ -304,7 +339,7 @@ fn at_ebb_a_request_is_a_miss_until_the_tide_is_reset() {
     heap.release(one);
     heap.release(two);
     assert!(heap.is_at_ebb());
-    assert_eq!((heap.allocate(ask(10)), heap.allocate_stretch(ask(10))), (None, None));
+    assert_eq!((heap.allocate(ask(10)), heap.allocate_window(ask(10))), (None, None));
     assert_eq!(heap.ebb(), 15);
     heap.set_ebb(0);
     assert!(!heap.is_at_ebb() && heap.allocate(ask(10)).is_some());

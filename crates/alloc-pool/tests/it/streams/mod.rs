@@ -3,6 +3,7 @@
 mod capture;
 mod crossing;
 mod many;
+mod marks;
 mod parking;
 mod poisoned;
 mod retirement;

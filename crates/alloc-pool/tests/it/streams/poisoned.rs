@@ -55,19 +55,37 @@ fn a_block_whose_uses_cannot_be_recorded_is_leaked_and_said_to_be() {
 }
 
 #[test]
-fn a_parked_block_whose_event_fails_is_leaked() {
+fn a_small_block_whose_event_fails_is_leaked() {
     let (rig, leaks) = rig();
-    let block = rig.take(PAGE, A);
+    let block = rig.take(8 * KIB, A);
     rig.work(block, B);
     rig.give_used(block, A, &[B]);
     rig.provider.fail_always(Some(ProviderErrorKind::Poisoned));
     rig.pool.trim(0);
     rig.provider.cancel_failures();
-    assert_eq!((rig.figures().leaked, rig.figures().parked.current), (PAGE, 0));
-    assert_eq!(leaks.0.load(Ordering::Relaxed), PAGE);
+    assert_eq!((rig.figures().leaked, rig.figures().parked.current), (8 * KIB, 0));
+    assert_eq!(leaks.0.load(Ordering::Relaxed), 8 * KIB);
+    let other = rig.take(8 * KIB, A);
+    rig.work(other, A);
+    rig.give(other, A);
+    rig.close();
+}
+
+#[test]
+fn a_large_block_whose_event_fails_stays_parked() {
+    let (rig, leaks) = rig();
+    let block = rig.take(PAGE, A);
+    rig.work(block, B);
+    rig.give_used(block, A, &[B]);
+    rig.provider.fail_always(Some(ProviderErrorKind::Poisoned));
+    assert_eq!(rig.pool.trim(0), 0);
+    assert!(rig.try_take(PAGE, A).is_err(), "A can't be made to wait");
+    rig.provider.cancel_failures();
+    assert_eq!((rig.figures().parked.current, rig.figures().reserved.current), (PAGE, PAGE));
     let other = rig.take(PAGE, A);
     rig.work(other, A);
     rig.give(other, A);
+    assert_eq!((leaks.0.load(Ordering::Relaxed), rig.provider.calls().wait), (0, 1));
     rig.close();
 }
 

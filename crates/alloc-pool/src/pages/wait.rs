@@ -1,0 +1,144 @@
+//! A stream that waits for another one's memory, where the pool would have to grow past its budget or to move pages instead.
+
+use alloc_core::{AllocError, MemoryProvider, ProviderError, Stream};
+
+use super::serve::{Failure, Means};
+use super::{Pages, Patience};
+use crate::arena::Arena;
+use crate::placement::heap::{Ask, TagSet, own_set};
+use crate::placement::units::UNIT_SHIFT;
+use crate::pool::Inner;
+use crate::streams::Tags;
+
+/// Every how many waits what was created past the budget is looked for: it is mostly in use, or other streams are busy with it.
+const GIVE_BACK_EVERY: u64 = 1024;
+
+/// Whose memory may be waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Others {
+    /// Of those that there are events of which are not known to be over.
+    Marked,
+    /// Of all but these.
+    AllBut(TagSet),
+}
+
+impl<P: MemoryProvider> Inner<P> {
+    /// Free memory that the stream need not wait for, though it lies in several pieces, or such that events are at hand for: then
+    /// nobody has to be asked anything, which takes longer than to wait for what is long complete. The used node.
+    pub(crate) fn take_marked(&self, arena: u32, stream: Stream, ask: Ask) -> Result<Option<u32>, AllocError> {
+        let may = self.arena(arena).is_some_and(|owner| owner.lock().heap.has_marks()) && !self.are_threads_apart();
+        if !may {
+            return Ok(None);
+        }
+        let served = {
+            let mut pages = self.lock_pages();
+            let peak_before = pages.peak_units;
+            let means = Means { frugal: true, device_is_full: false };
+            let served = self.wait_instead(&mut pages, arena, (stream, ask), Others::Marked, means);
+            if pages.peak_units > peak_before {
+                pages.note_peak();
+            } else if matches!(served, Ok(Some(_))) && pages.misses.is_multiple_of(GIVE_BACK_EVERY) {
+                let keep = pages.most_to_keep(&self.config);
+                if pages.reserved.current > keep {
+                    self.pass_all_marks();
+                }
+                self.give_back(&mut pages, keep, Patience::Leave);
+            }
+            self.defer_notes(&mut pages);
+            served
+        };
+        self.tell_deferred();
+        match served {
+            Ok(node) => Ok(node),
+            Err(Failure::Provider(error)) => Err(AllocError::Provider(error)),
+            // As if it had not been tried.
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// A used node of the arena whose memory the stream was made to wait for. `None`, with nothing done, if there is none that
+    /// will do, or if the pool may grow. What is known about streams has to do: none is asked anything.
+    pub(super) fn wait_instead(
+        &self,
+        pages: &mut Pages<P::Physical>,
+        arena: u32,
+        (stream, ask): (Stream, Ask),
+        others: Others,
+        means: Means,
+    ) -> Result<Option<u32>, Failure> {
+        let Some(owner) = self.arena(arena) else { return Ok(None) };
+        if owner.lock().heap.seen() & !own_set(ask.tag) == 0 {
+            return Ok(None);
+        }
+        for (index, other) in (0..pages.arena_count()).filter_map(|index| Some((index, self.arena(index)?))) {
+            pages.count(index, &mut other.lock());
+        }
+        let mut table = self.lock_tags();
+        let is_far_ahead = self.is_far_ahead(&mut table, pages, owner);
+        let mut state = owner.lock();
+        let untouchable = if let Others::AllBut(untouchable) = others { untouchable } else { 0 };
+        let Some(window) = state.heap.best_window(ask, untouchable) else { return Ok(None) };
+        if window.users == 0 {
+            return Ok(Some(state.heap.claim_window(window, ask)));
+        }
+        if others == Others::Marked && table.marks.without_mark(arena, window.users, window.stamp) != 0 {
+            // No call to the backend is made under the arena's lock.
+            drop(state);
+            let may_wait = self.may_wait_unasked(&table, (arena, window.users), window.stamp);
+            state = owner.lock();
+            if !may_wait || state.heap.best_window(ask, untouchable) != Some(window) {
+                return Ok(None);
+            }
+        }
+        let peak_before = pages.peak_units;
+        pages.peak_units = peak_before.max(pages.used_units() + u64::from(ask.units));
+        let may_hold = if means.device_is_full { 0 } else { pages.granules_within(self.limit()) };
+        let need = ask.units.div_ceil(pages.granule_units);
+        let may_grow = |pages: &Pages<P::Physical>| pages.growth_granules(&self.config).min(may_hold) >= need;
+        if !may_grow(pages) && is_far_ahead {
+            pages.held_up += 1;
+        }
+        if may_grow(pages) {
+            pages.peak_units = peak_before;
+            return Ok(None);
+        }
+        let node = state.heap.claim_window(window, ask);
+        drop(state);
+        pages.misses += 1;
+        pages.note_want(arena, ask.units);
+        let ordered = self.order_after_release(&mut table, (arena, window.users), window.stamp, (ask.tag, stream));
+        drop(table);
+        ordered.map(|()| Some(node)).map_err(|error: ProviderError| {
+            pages.peak_units = peak_before;
+            pages.in_the_way = window.users;
+            self.unclaim(pages, arena, node);
+            Failure::Provider(error)
+        })
+    }
+
+    /// Whether the host is far ahead of the device: whether the arena has handed out many times the pool's peak since the oldest
+    /// mark that was not passed.
+    fn is_far_ahead(&self, table: &mut Tags<P::Event>, pages: &Pages<P::Physical>, owner: &Arena) -> bool {
+        let far = (pages.peak_units << UNIT_SHIFT).saturating_mul(PEAKS_AHEAD);
+        let allocated = owner.lock().large.allocated().1;
+        let is_far = |oldest: Option<u64>| oldest.is_some_and(|oldest| allocated.saturating_sub(oldest) > far);
+        if !is_far(table.marks.oldest(owner.index)) {
+            return false;
+        }
+        // They may have been passed long since.
+        self.pass_marks(table, owner.index);
+        is_far(table.marks.oldest(owner.index))
+    }
+}
+
+/// The host is far ahead of the device if it was handed so many times the peak since a moment that the device has not come
+/// past. To wait for memory then takes the device's time, and there is more for each such wait, as a fraction of the peak.
+const PEAKS_AHEAD: u64 = 8;
+const MORE_PER_WAIT: f64 = 0.01;
+
+impl<T> Pages<T> {
+    /// How much more the pool may hold for the sake of waiting less, as a fraction of its peak.
+    pub(super) fn more_for_waiting(&self, most: f64) -> f64 {
+        (self.held_up as f64 * MORE_PER_WAIT).min(most)
+    }
+}

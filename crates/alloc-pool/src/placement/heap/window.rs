@@ -1,0 +1,204 @@
+//! Where free memory lies side by side that different streams used: the place that a stream has to wait for least.
+
+use super::node::{Kind, NIL, TagSet};
+use super::{Ask, Heap};
+
+/// A place within free memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Window {
+    /// The node that the place begins in.
+    first: u32,
+    start: u32,
+    /// The streams to be waited for, and up to which release.
+    pub(crate) users: TagSet,
+    pub(crate) stamp: u64,
+}
+
+/// A free node, and what it has whoever asks wait for.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    node: u32,
+    start: u64,
+    end: u64,
+    users: TagSet,
+    /// Of the latest release, if anybody has to be waited for.
+    stamp: u64,
+}
+
+/// The best place so far, and what makes it so: the sooner all is done with that was released there the better, then the
+/// less is left of the free memory around it, and then whether that stays in one piece.
+type Best = Option<((u64, u64, bool), Window)>;
+
+impl Heap {
+    /// The place where `ask.tag` waits for what was released longest ago, or for nothing if there is one; never for the
+    /// `untouchable` streams.
+    pub(crate) fn best_window(&self, ask: Ask, untouchable: TagSet) -> Option<Window> {
+        if self.is_at_ebb() {
+            return None;
+        }
+        let (mut best, mut run) = (None, Vec::new());
+        let (mut index, mut first, mut units) = (self.containing(0, 0), NIL, 0);
+        loop {
+            let node = self.node(index);
+            match node {
+                Some(node) if node.kind == Kind::Free => {
+                    first = if units == 0 { index } else { first };
+                    units += u64::from(node.units);
+                }
+                _ if units >= u64::from(ask.units) => {
+                    run.clear();
+                    self.pieces(first, ask, &mut run);
+                    self.best_in_run(&run, ask, untouchable, &mut best);
+                    units = 0;
+                }
+                _ => units = 0,
+            }
+            match node {
+                Some(node) => index = node.next,
+                None => return best.map(|(_, window)| window),
+            }
+        }
+    }
+
+    /// Makes a used node of the place.
+    pub(crate) fn claim_window(&mut self, window: Window, ask: Ask) -> u32 {
+        self.claim(window.first, window.start, ask).0
+    }
+
+    /// Takes the best place that nobody has to be waited for.
+    pub(crate) fn allocate_window(&mut self, ask: Ask) -> Option<u32> {
+        let window = self.best_window(ask, TagSet::MAX)?;
+        Some(self.claim_window(window, ask))
+    }
+
+    /// The free nodes that follow each other from this one on.
+    fn pieces(&self, first: u32, ask: Ask, run: &mut Vec<Piece>) {
+        let mut index = first;
+        while let Some(node) = self.node(index).filter(|node| node.kind == Kind::Free) {
+            let users = self.in_the_way(node, ask.tag);
+            let stamp = if users == 0 { 0 } else { node.stamp };
+            run.push(Piece { node: index, start: u64::from(node.start), end: node.end(), users, stamp });
+            index = node.next;
+        }
+    }
+
+    /// Places that begin or end with a piece are enough: between those the same pieces are met.
+    fn best_in_run(&self, run: &[Piece], ask: Ask, untouchable: TagSet, best: &mut Best) {
+        let (Some(low), Some(high)) = (run.first().map(|piece| piece.start), run.last().map(|piece| piece.end)) else {
+            return;
+        };
+        let units = u64::from(ask.units);
+        if high - low < units {
+            return;
+        }
+        let mut consider = |start: u64| {
+            let end = start + units;
+            if start < low || end > high {
+                return;
+            }
+            let first = run.partition_point(|piece| piece.end <= start);
+            let (mut users, mut stamp) = (0, 0);
+            for piece in run[first..].iter().take_while(|piece| piece.start < end) {
+                users |= piece.users;
+                stamp = stamp.max(piece.stamp);
+                if best.as_ref().is_some_and(|(least, _)| stamp > least.0) {
+                    return;
+                }
+            }
+            let key = (stamp, high - low - units, start != low && end != high);
+            if users & untouchable == 0
+                && best.as_ref().is_none_or(|(least, _)| key < *least)
+                && let Ok(at) = u32::try_from(start)
+            {
+                *best = Some((key, Window { first: run[first].node, start: at, users, stamp }));
+            }
+        };
+        for piece in run {
+            consider(self.aligned(piece.start, ask.align));
+            if let Some(last) = piece.end.checked_sub(units) {
+                let aligned = self.aligned(last, ask.align);
+                consider(if aligned == last { last } else { aligned.saturating_sub(ask.align) });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc_core::Stream;
+
+    use super::*;
+
+    fn ask(units: u32, tag: u8) -> Ask {
+        Ask { units, align: 1, slack: 0, tag, home: Stream::DEFAULT }
+    }
+
+    /// A heap of which all is backed, cut into blocks of these streams.
+    fn cut(layout: &[(u8, u32)]) -> (Heap, Vec<u32>) {
+        let units = layout.iter().map(|&(_, units)| units).sum();
+        let mut heap = Heap::new(0, units);
+        heap.convert(0, 0, units, Kind::Free, 0);
+        let blocks = layout.iter().map(|&(tag, units)| heap.allocate(ask(units, tag)).unwrap()).collect();
+        (heap, blocks)
+    }
+
+    fn start(window: Option<Window>) -> Option<u32> {
+        window.map(|window| window.start)
+    }
+
+    #[test]
+    fn what_was_released_first_is_waited_for() {
+        let (mut heap, blocks) = cut(&[(0, 100), (1, 5), (0, 100), (1, 5), (0, 120)]);
+        for index in [4, 0, 2] {
+            heap.release(blocks[index]);
+        }
+        let window = heap.best_window(ask(90, 2), 0).unwrap();
+        assert_eq!((window.start, window.users), (210, 1));
+        assert!(window.stamp < heap.now());
+        heap.note_complete(1, window.stamp);
+        assert_eq!(heap.best_window(ask(90, 2), 0).unwrap(), Window { users: 0, stamp: 0, ..window });
+        assert_eq!(start(heap.best_window(ask(125, 2), 0)), None);
+    }
+
+    #[test]
+    fn a_place_may_lie_across_pieces_and_leaves_one_piece_where_it_can() {
+        let (mut heap, blocks) = cut(&[(3, 10), (0, 40), (1, 40), (0, 40), (3, 10)]);
+        heap.release(blocks[2]);
+        heap.release(blocks[3]);
+        heap.release(blocks[1]);
+        // The first two released are the cheapest that are enough, and lie at an end.
+        let window = heap.best_window(ask(60, 2), 0).unwrap();
+        assert_eq!((window.start, window.users), (70, 0b11));
+        let node = heap.claim_window(window, ask(60, 2));
+        assert_eq!(heap.node(node).map(|node| (node.start, node.units)), Some((70, 60)));
+        assert_eq!(heap.used_units(), 80);
+        heap.check().unwrap();
+    }
+
+    #[test]
+    fn streams_that_cannot_be_waited_for_are_avoided() {
+        let (mut heap, blocks) = cut(&[(0, 50), (1, 50), (0, 50)]);
+        for block in blocks {
+            heap.release(block);
+        }
+        assert_eq!(start(heap.best_window(ask(50, 2), 0b01)), Some(50));
+        assert_eq!(start(heap.best_window(ask(51, 2), 0b01)), None);
+        assert_eq!(start(heap.best_window(ask(50, 2), 0b11)), None);
+        assert_eq!(heap.allocate_window(ask(150, 2)), None);
+        heap.note_ordered(2, 0b11, heap.now());
+        assert!(heap.allocate_window(ask(150, 2)).is_some());
+    }
+
+    #[test]
+    fn places_are_aligned() {
+        let (mut heap, blocks) = cut(&[(3, 10), (0, 100), (1, 100), (3, 30)]);
+        heap.release(blocks[1]);
+        heap.release(blocks[2]);
+        for (units, align) in [(60, 32), (100, 64), (140, 64), (64, 16)] {
+            let window = heap.best_window(Ask { align, ..ask(units, 2) }, 0).unwrap();
+            assert_eq!(u64::from(window.start) % align, 0);
+            assert!(window.start >= 10 && window.start + units <= 210, "{window:?}");
+        }
+        assert_eq!(start(heap.best_window(Ask { align: 64, ..ask(150, 2) }, 0)), None, "64 to 214 is too far");
+    }
+}

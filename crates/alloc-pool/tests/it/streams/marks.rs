@@ -1,0 +1,146 @@
+//! Events of busy streams: what is behind them is done with before the stream is idle, and is waited for by itself.
+
+use alloc_core::DeviceAllocator;
+use alloc_pool::PoolConfig;
+
+use super::tight;
+use crate::support::{A, B, C, PAGE, Rig, simulated};
+
+#[test]
+fn a_stream_waits_for_no_more_than_was_submitted_before_the_release() {
+    let rig = tight();
+    let (block, other) = (rig.take(2 * PAGE, A), rig.take(PAGE, B));
+    rig.work(block, B);
+    rig.give_used(block, A, &[B]);
+    rig.work(other, B);
+    let crossed = rig.take(2 * PAGE, C);
+    rig.work(crossed, C);
+    assert_eq!((crossed.address(), rig.provider.calls().wait), (block.address(), 1));
+    assert!(!rig.provider.complete_next(C), "comes after what B did with the block");
+    assert!(rig.provider.complete_next(B) && rig.provider.complete_next(C));
+    assert_eq!(rig.provider.pending(B), 1, "and not after what B did later");
+    rig.give(other, B);
+    rig.close();
+}
+
+#[test]
+fn the_block_that_was_released_first_is_waited_for() {
+    for swapped in [false, true] {
+        let rig = tight();
+        let (one, between, two) = (rig.take(2 * PAGE, A), rig.take(PAGE, A), rig.take(2 * PAGE, A));
+        let (first, second) = if swapped { (two, one) } else { (one, two) };
+        for block in [first, second] {
+            rig.work(block, B);
+            rig.give_used(block, A, &[B]);
+        }
+        let crossed = rig.take(2 * PAGE, C);
+        rig.work(crossed, C);
+        assert_eq!(crossed.address(), first.address());
+        assert!(rig.provider.complete_next(B) && rig.provider.complete_next(C));
+        rig.give(between, A);
+        rig.close();
+    }
+}
+
+#[test]
+fn a_blocks_own_stream_waits_too_rather_than_have_the_pool_grow() {
+    let rig = tight();
+    let block = rig.take(2 * PAGE, A);
+    rig.work(block, B);
+    rig.give_used(block, A, &[B]);
+    assert_eq!(rig.figures().parked.current, 2 * PAGE);
+    let again = rig.take(2 * PAGE, A);
+    rig.work(again, A);
+    let figures = rig.figures();
+    assert_eq!((figures.reserved.current, figures.parked.current), (2 * PAGE, 0), "it is parked no more");
+    assert_eq!((rig.provider.calls().wait, rig.provider.pending(B)), (1, 1), "the host waited for nothing");
+    rig.close();
+}
+
+#[test]
+fn what_is_complete_is_not_held_up_by_what_lies_beside_it() {
+    let rig = tight();
+    let (done, busy) = (rig.take(PAGE, A), rig.take(PAGE, B));
+    rig.work(done, B);
+    rig.give_used(done, A, &[B]);
+    rig.provider.complete_everything();
+    rig.work(busy, B);
+    rig.give(busy, B);
+    let crossed = rig.take(PAGE, C);
+    rig.work(crossed, C);
+    assert_eq!((crossed.address(), rig.provider.calls().wait, rig.provider.pending(B)), (done.address(), 0, 1));
+    rig.close();
+}
+
+#[test]
+fn places_of_several_streams_are_joined_by_waits() {
+    // One after the other in memory; none is large enough alone.
+    let rig = tight();
+    let blocks: Vec<_> = [A, B, A, B].map(|stream| (rig.take(2 * PAGE, stream), stream)).into();
+    for &(block, stream) in &blocks {
+        rig.work(block, stream);
+        rig.give_used(block, stream, &[A, B]);
+    }
+    let reserved = rig.figures().reserved.current;
+    let whole = rig.take(8 * PAGE, C);
+    rig.work(whole, C);
+    assert_eq!(rig.figures().reserved.current, reserved);
+    assert_eq!((rig.figures().moves, rig.provider.pending(A), rig.provider.pending(B)), (0, 2, 2));
+    rig.close();
+}
+
+/// Blocks that B still uses when A wants the next one, and bytes held at the end for each byte in use.
+fn run_ahead(growth_slack_waiting: f64, completes: bool) -> f64 {
+    let config = PoolConfig { growth_slack: 0.0, growth_slack_waiting, ..PoolConfig::default() };
+    let rig = Rig::new(simulated(), config);
+    for _ in 0..200 {
+        let block = rig.take(8 * PAGE, A);
+        rig.work(block, B);
+        rig.give_used(block, A, &[B]);
+        if completes {
+            rig.provider.complete_everything();
+        }
+    }
+    let figures = rig.figures();
+    rig.provider.complete_everything();
+    rig.close();
+    figures.reserved.peak as f64 / figures.in_use.peak as f64
+}
+
+#[test]
+fn where_the_host_is_far_ahead_there_is_more_memory_to_wait_less() {
+    let ratio = run_ahead(1.0, false);
+    assert!((1.9..=2.0).contains(&ratio), "{ratio}");
+    assert_eq!(run_ahead(0.0, false), 1.0);
+    assert_eq!(run_ahead(1.0, true), 1.0, "a device that keeps up gets no more");
+}
+
+#[test]
+fn events_do_not_pile_up() {
+    let rig = tight();
+    for _ in 0..1000 {
+        let block = rig.take(2 * PAGE, A);
+        rig.work(block, B);
+        rig.give_used(block, A, &[B]);
+    }
+    assert!(rig.provider.live_events() < 300, "{}", rig.provider.live_events());
+    assert_eq!(rig.provider.pending(B), 1000);
+    rig.provider.complete_everything();
+    rig.pool.trim(0);
+    assert_eq!((rig.provider.live_events(), rig.figures().parked.current), (0, 0));
+    rig.close();
+}
+
+#[test]
+fn few_events_are_asked() {
+    let rig = tight();
+    for _ in 0..256 {
+        let block = rig.take(2 * PAGE, A);
+        rig.work(block, B);
+        rig.give_used(block, A, &[B]);
+        rig.provider.complete_all(B);
+    }
+    let (record, query, _) = rig.stream_calls();
+    assert!(record >= 256 && query < record, "{query} questions about {record} events");
+    rig.close();
+}
