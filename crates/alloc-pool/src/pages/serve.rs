@@ -114,7 +114,8 @@ impl<P: MemoryProvider> Inner<P> {
         if matches!(served, Ok(None) | Err(Failure::Memory)) {
             pages.peak_units = peak_before;
             let reach = if untouchable == TagSet::MAX { Reach::Near(Vec::new()) } else { Reach::All };
-            served = self.wait_instead(pages, arena, (stream, ask), Others::AllBut(untouchable), means);
+            let waits = self.wait_instead(pages, arena, (stream, ask), Others::AllBut(untouchable), means);
+            served = waits.map_err(Failure::Provider);
             if matches!(served, Ok(None)) {
                 served = self.serve_within(pages, arena, (stream, ask), reach, (busy, untouchable), means);
             }

@@ -1,8 +1,8 @@
 //! A stream that waits for another one's memory, where the pool would have to grow past its budget or to move pages instead.
 
-use alloc_core::{AllocError, MemoryProvider, ProviderError, Stream};
+use alloc_core::{MemoryProvider, ProviderError, Stream};
 
-use super::serve::{Failure, Means};
+use super::serve::Means;
 use super::{Pages, Patience};
 use crate::arena::Arena;
 use crate::placement::heap::{Ask, TagSet, own_set};
@@ -25,7 +25,7 @@ pub(super) enum Others {
 impl<P: MemoryProvider> Inner<P> {
     /// Free memory that the stream need not wait for, though it lies in several pieces, or such that events are at hand for: then
     /// nobody has to be asked anything, which takes longer than to wait for what is long complete. The used node.
-    pub(crate) fn take_marked(&self, arena: u32, stream: Stream, ask: Ask) -> Result<Option<u32>, AllocError> {
+    pub(crate) fn take_marked(&self, arena: u32, stream: Stream, ask: Ask) -> Result<Option<u32>, ProviderError> {
         let may = self.arena(arena).is_some_and(|owner| owner.lock().heap.has_marks()) && !self.are_threads_apart();
         if !may {
             return Ok(None);
@@ -41,19 +41,14 @@ impl<P: MemoryProvider> Inner<P> {
                 let keep = pages.most_to_keep(&self.config);
                 if pages.reserved.current > keep {
                     self.pass_all_marks();
+                    self.give_back(&mut pages, keep, Patience::Leave);
                 }
-                self.give_back(&mut pages, keep, Patience::Leave);
             }
             self.defer_notes(&mut pages);
             served
         };
         self.tell_deferred();
-        match served {
-            Ok(node) => Ok(node),
-            Err(Failure::Provider(error)) => Err(AllocError::Provider(error)),
-            // As if it had not been tried.
-            Err(_) => Ok(None),
-        }
+        served
     }
 
     /// A used node of the arena whose memory the stream was made to wait for. `None`, with nothing done, if there is none that
@@ -65,7 +60,7 @@ impl<P: MemoryProvider> Inner<P> {
         (stream, ask): (Stream, Ask),
         others: Others,
         means: Means,
-    ) -> Result<Option<u32>, Failure> {
+    ) -> Result<Option<u32>, ProviderError> {
         let Some(owner) = self.arena(arena) else { return Ok(None) };
         if owner.lock().heap.seen() & !own_set(ask.tag) == 0 {
             return Ok(None);
@@ -108,11 +103,10 @@ impl<P: MemoryProvider> Inner<P> {
         pages.note_want(arena, ask.units);
         let ordered = self.order_after_release(&mut table, (arena, window.users), window.stamp, (ask.tag, stream));
         drop(table);
-        ordered.map(|()| Some(node)).map_err(|error: ProviderError| {
+        ordered.map(|()| Some(node)).inspect_err(|_| {
             pages.peak_units = peak_before;
             pages.in_the_way = window.users;
             self.unclaim(pages, arena, node);
-            Failure::Provider(error)
         })
     }
 
