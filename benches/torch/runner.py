@@ -134,6 +134,8 @@ def measure(name, allocator, steps=None, scale=1.0, limit=None, seconds=None, le
         outcomes.append(outcome)
         spent = 0.0
         if player:
+            # Not sooner: processes that start at the same time would wait for each other.
+            turns.share_a_core()
             player.ready()
         for number in range(1, steps):
             if number % wait_every == 1 % wait_every:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import time
 import unittest
 from pathlib import Path
@@ -75,6 +76,27 @@ class Turns(unittest.TestCase):
     def test_the_others_go_on_when_one_has_ended(self):
         said = self.run_groups([[("a", 1)], [("b", 3)], [("c", 3)]])()
         self.assertEqual((said.count("a+"), said.count("b+"), said.count("c+")), (1, 3, 3))
+
+    def test_all_threads_of_all_processes_share_a_core(self):
+        allowed = os.sched_getaffinity(0)
+        ends, end = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.close(end)
+                other = threading.Thread(target=os.read, args=(ends, 1))
+                other.start()
+                self.turns.share_a_core()
+                cores = [os.sched_getaffinity(int(thread)) for thread in os.listdir("/proc/self/task")]
+                os._exit(0 if len(cores) > 1 and all(of == {max(allowed)} for of in cores) else 2)
+            finally:
+                os._exit(1)
+        self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), 0)
+        os.close(ends)
+        os.close(end)
+        for pipe in (self.words, self.said):
+            os.close(pipe)
+        self.assertEqual(os.sched_getaffinity(0), allowed)
 
     def test_nobody_waits_for_a_long_answer(self):
         full, fill = os.pipe()

@@ -367,7 +367,7 @@ impl<P: MemoryProvider> Inner<P> {
         let ask = ask_for(size, 1, stream)?;
         let (mut state, waited) = owner.lock_or_wait();
         owner.settle_at_times(&mut state);
-        let node = state.heap.allocate_inline(Ask { tag, ..ask })?;
+        let node = state.heap.allocate_leaving_room(Ask { tag, ..ask })?;
         let placed = self.name_large(owner, &mut state, node, size);
         drop(state);
         if waited {
@@ -389,7 +389,7 @@ impl<P: MemoryProvider> Inner<P> {
     fn place_large(&self, arena: u32, stream: Stream, ask: Ask, size: u64) -> Result<Parts, AllocError> {
         let Some(owner) = self.arena(arena) else { return Err(self.exhausted(size)) };
         let mut state = owner.lock();
-        let placed = match state.heap.allocate(ask) {
+        let placed = match state.heap.allocate_leaving_room(ask) {
             Some(node) => self.name_large(owner, &mut state, node, size),
             None => {
                 drop(state);

@@ -97,11 +97,12 @@ impl<P: MemoryProvider> Inner<P> {
             if found.busy != 0 {
                 continue;
             }
-            if let Some(node) = state.heap.allocate(ask) {
+            if let Some(node) = state.heap.allocate_leaving_room(ask) {
                 return Ok(node);
             }
             state.heap.join_own(ask.tag);
-            return state.heap.allocate(ask).or_else(|| state.heap.allocate_window(ask)).ok_or(busy);
+            let found = state.heap.allocate_leaving_room(ask).or_else(|| state.heap.allocate_window(ask));
+            return found.ok_or(busy);
         }
     }
 

@@ -81,13 +81,9 @@ impl<E> Marks<E> {
         each_of(marks.pending).filter_map(|tag| Some(marks.queues[usize::from(tag)].front()?.moment.allocated)).min()
     }
 
-    /// Those of the streams of which there is no mark behind the release of that stamp.
-    pub(crate) fn without_mark(&self, arena: u32, users: TagSet, stamp: u64) -> TagSet {
-        let has_mark = |tag: &Tag| {
-            let last = self.queue(arena, *tag).and_then(VecDeque::back);
-            last.is_some_and(|mark| mark.moment.stamp >= stamp)
-        };
-        each_of(users).filter(|tag| !has_mark(tag)).fold(0, |set, tag| set | 1 << tag)
+    /// Whether there is a mark behind that release, and those before it, of that stream.
+    pub(crate) fn has_mark(&self, arena: u32, (tag, stamp): (Tag, u64)) -> bool {
+        self.queue(arena, tag).and_then(VecDeque::back).is_some_and(|mark| mark.moment.stamp >= stamp)
     }
 
     fn queue(&self, arena: u32, tag: Tag) -> Option<&VecDeque<Mark<E>>> {
@@ -335,25 +331,47 @@ impl<P: MemoryProvider> Inner<P> {
         true
     }
 
-    /// Whether these streams had work when they were last asked, and can be waited for as far as the release of that stamp where
-    /// there is no mark for it.
-    pub(crate) fn may_wait_unasked(&self, table: &Tags<P::Event>, (arena, users): (u32, TagSet), stamp: u64) -> bool {
-        users & !table.marks.pending(arena) == 0
-            && each_of(table.marks.without_mark(arena, users, stamp)).all(|tag| {
-                let stream = table.only_stream_of(tag);
-                stream.is_some_and(|stream| matches!(self.driver.provider().is_capturing(stream), Ok(false)))
-            })
+    /// Whether these streams had work when they were last asked, and can be waited for as far as those releases where there is
+    /// no mark for them.
+    pub(crate) fn may_wait_unasked(&self, table: &Tags<P::Event>, arena: u32, releases: &[(Tag, u64)]) -> bool {
+        releases.iter().all(|&(tag, stamp)| {
+            table.marks.pending(arena) & 1 << tag != 0
+                && (table.marks.has_mark(arena, (tag, stamp)) || self.stream_to_mark(table, tag).is_some())
+        })
     }
 
-    /// Makes the stream of `tag` wait for what these streams were submitted before the arena's release of that stamp.
-    pub(crate) fn order_after_release(
+    /// The stream that an event for the tag can be recorded on.
+    fn stream_to_mark(&self, table: &Tags<P::Event>, tag: Tag) -> Option<Stream> {
+        let stream = table.only_stream_of(tag)?;
+        matches!(self.driver.provider().is_capturing(stream), Ok(false)).then_some(stream)
+    }
+
+    /// Marks what other streams of which there are marks released after them: whoever wants it later need not wait for what they are
+    /// submitted by then.
+    pub(crate) fn mark_releases(&self, table: &mut Tags<P::Event>, arena: u32, own: Tag) {
+        let Some(owner) = self.arena(arena) else { return };
+        for tag in each_of(table.marks.pending(arena) & !(1 << own)) {
+            let latest = owner.lock().heap.latest_release(tag);
+            let unmarked = latest.is_some_and(|stamp| !table.marks.has_mark(arena, (tag, stamp)));
+            if let Some(stream) = unmarked.then(|| self.stream_to_mark(table, tag)).flatten() {
+                let now = self.moment(arena);
+                // What can't be marked is found out by whoever needs it.
+                if let Ok(Some(event)) = self.driver.record(stream) {
+                    self.mark(table, (arena, tag), now, event);
+                }
+            }
+        }
+    }
+
+    /// Makes the stream of `tag` wait for what others were submitted before these releases of theirs in the arena.
+    pub(crate) fn order_after_releases(
         &self,
         table: &mut Tags<P::Event>,
-        (arena, before): (u32, TagSet),
-        stamp: u64,
+        arena: u32,
+        releases: &[(Tag, u64)],
         (tag, after): (Tag, Stream),
     ) -> Result<(), ProviderError> {
-        for other in each_of(before) {
+        for &(other, stamp) in releases {
             let reached = self.wait_for_mark(table, (arena, other), stamp, after)?;
             if let Some(owner) = self.arena(arena).filter(|_| tag != SHARED_TAG) {
                 owner.lock().heap.note_ordered(tag, 1 << other, reached);
@@ -432,8 +450,8 @@ mod tests {
         let mut marks = marks(MOST as u64);
         let moment = Moment { stamp: 9999, allocated: 0 };
         assert_eq!(marks.add(0, 5, Mark { moment, event: 9999 }), Some(2));
-        assert_eq!((marks.oldest(0), marks.without_mark(0, 1 << 5, 9999)), (Some(1000), 0));
-        assert_eq!(marks.without_mark(0, 0b11 << 4, 9999), 1 << 4, "of the other stream there is none");
-        assert_eq!(marks.without_mark(0, 1 << 5, 10_000), 1 << 5);
+        assert_eq!((marks.oldest(0), marks.has_mark(0, (5, 9999))), (Some(1000), true));
+        assert!(!marks.has_mark(0, (4, 9999)), "of the other stream there is none");
+        assert!(!marks.has_mark(0, (5, 10_000)));
     }
 }

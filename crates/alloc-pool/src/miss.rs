@@ -133,14 +133,17 @@ impl<P: MemoryProvider> Inner<P> {
         }
         let untouchable = self.untouchable_tags(stream);
         for (index, arena) in all() {
+            let mut releases = Vec::new();
             let claimed = {
                 let heap = &mut arena.lock().heap;
-                heap.best_window(ask, untouchable).map(|window| (window, heap.claim_window(window, ask)))
+                heap.best_window(ask, untouchable).map(|window| {
+                    heap.releases_in(window, ask, &mut releases);
+                    (window, heap.claim_window(window, ask))
+                })
             };
             let Some((window, node)) = claimed else { continue };
-            let before = (index, window.users);
             let waiter = (ask.tag, stream);
-            if let Err(error) = self.order_after_release(&mut self.lock_tags(), before, window.stamp, waiter) {
+            if let Err(error) = self.order_after_releases(&mut self.lock_tags(), index, &releases, waiter) {
                 arena.lock().heap.give_up(node, window.users | 1 << ask.tag);
                 return Err(AllocError::Provider(error));
             }

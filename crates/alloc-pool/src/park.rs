@@ -1,5 +1,8 @@
 //! Released blocks that wait for work on other streams than their own.
 
+mod record;
+mod together;
+
 use std::sync::PoisonError;
 
 use alloc_core::{AllocatorEvent, Block, Gauge, MemoryProvider, ProviderError, ReleaseError, Stream, StreamSet};
@@ -7,6 +10,11 @@ use alloc_core::{AllocatorEvent, Block, Gauge, MemoryProvider, ProviderError, Re
 use crate::cache::{Batch, CachedBlock};
 use crate::placement::heap::{SHARED_TAG, Tag};
 use crate::pool::Inner;
+
+use self::record::{Answers, Record};
+use self::together::Together;
+
+pub(crate) use self::record::Clock;
 
 /// What is parked.
 #[derive(Clone, Copy, Debug)]
@@ -20,8 +28,7 @@ pub(crate) enum Parked {
 /// What a parked block waits for.
 #[derive(Debug)]
 enum Wait<E> {
-    /// Recorded on the stream.
-    Event(Stream, E),
+    Event(Record<E>),
     Retired(Stream),
     /// The end of the stream's capture, and then what it has been submitted by that time.
     Captured(Stream),
@@ -31,7 +38,7 @@ enum Wait<E> {
 
 #[derive(Debug)]
 struct Entry<E> {
-    parked: Parked,
+    parked: Vec<Parked>,
     bytes: u64,
     waits: Vec<Wait<E>>,
 }
@@ -40,6 +47,10 @@ struct Entry<E> {
 #[derive(Debug)]
 pub(crate) struct ParkList<E> {
     entries: Vec<Entry<E>>,
+    /// Those of which no event was recorded yet.
+    together: Vec<Together>,
+    /// Whether there was something to wait for when blocks were parked last.
+    is_device_behind: bool,
     /// Those of which it can't be known when their work is complete. They are asked about once more when the pool goes.
     lost: Vec<Entry<E>>,
     pub(crate) bytes: Gauge,
@@ -48,7 +59,8 @@ pub(crate) struct ParkList<E> {
 
 impl<E> ParkList<E> {
     pub(crate) fn new() -> Self {
-        Self { entries: Vec::new(), lost: Vec::new(), bytes: Gauge::default(), leaked: 0 }
+        let (entries, together, lost) = (Vec::new(), Vec::new(), Vec::new());
+        Self { entries, together, is_device_behind: false, lost, bytes: Gauge::default(), leaked: 0 }
     }
 }
 
@@ -80,30 +92,30 @@ impl<P: MemoryProvider> Inner<P> {
         {
             return Ok(());
         }
-        let (mut waits, mut failure) = (Vec::new(), None);
-        for other in streams() {
-            if home != SHARED_TAG && self.known_tag(other) == Some(home) {
-                continue;
-            }
-            match self.wait_on(other) {
-                Ok(wait) => waits.extend(wait),
-                Err(error) => {
-                    waits.push(Wait::Unknown(other));
-                    failure = Some(error);
-                }
-            }
+        let is_home = |other: &Stream| home != SHARED_TAG && self.known_tag(*other) == Some(home);
+        let others: Vec<Stream> = streams().filter(|other| !is_home(other)).collect();
+        if others.is_empty() {
+            self.unpark(vec![parked]);
+            return Ok(());
         }
-        if let Some(error) = failure {
-            self.leak(Entry { parked, bytes, waits }, &error);
-            return Err(ReleaseError::Leaked { block, source: error });
+        if matches!(parked, Parked::Slot(_)) && self.park_together(&others, parked, bytes) {
+            return Ok(());
         }
+        let waits = match self.waits_on(others) {
+            Ok(waits) => waits,
+            Err((waits, error)) => {
+                self.leak(Entry { parked: vec![parked], bytes, waits }, &error);
+                return Err(ReleaseError::Leaked { block, source: error });
+            }
+        };
         if waits.is_empty() {
-            self.unpark(parked);
+            self.unpark(vec![parked]);
             return Ok(());
         }
         let mut list = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
         list.bytes.add(bytes);
-        list.entries.push(Entry { parked, bytes, waits });
+        list.is_device_behind = true;
+        list.entries.push(Entry { parked: vec![parked], bytes, waits });
         let crowded = list.entries.len().is_multiple_of(LOOK_THROUGH_EVERY);
         drop(list);
         if crowded {
@@ -117,8 +129,12 @@ impl<P: MemoryProvider> Inner<P> {
             Some(true) => Ok(Some(Wait::Retired(stream))),
             Some(false) => Ok(None),
             None if self.driver.provider().is_capturing(stream)? => Ok(Some(Wait::Captured(stream))),
-            None => Ok(self.driver.record(stream)?.map(|event| Wait::Event(stream, event))),
+            None => Ok(self.record_timed(stream)?.map(Wait::Event)),
         }
+    }
+
+    fn record_timed(&self, stream: Stream) -> Result<Option<Record<P::Event>>, ProviderError> {
+        self.park_clock.time(stream, || self.driver.record(stream))
     }
 
     fn leak(&self, entry: Entry<P::Event>, cause: &ProviderError) {
@@ -150,11 +166,12 @@ impl<P: MemoryProvider> Inner<P> {
         let mut list = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
         let lost = std::mem::take(&mut list.lost);
         drop(list);
-        let still = |mut entry: Entry<P::Event>| match self.outstanding(&mut entry.waits, Manner::Wait) {
-            Ok(()) if entry.waits.is_empty() => None,
-            _ => Some(entry.parked),
-        };
-        lost.into_iter().filter_map(still).collect()
+        let still =
+            |mut entry: Entry<P::Event>| match self.outstanding(&mut entry.waits, Manner::Wait, &Answers::default()) {
+                Ok(()) if entry.waits.is_empty() => None,
+                _ => Some(entry.parked),
+            };
+        lost.into_iter().filter_map(still).flatten().collect()
     }
 
     fn is_over(&self, wait: &mut Wait<P::Event>, manner: Manner) -> Result<bool, ProviderError> {
@@ -172,47 +189,42 @@ impl<P: MemoryProvider> Inner<P> {
             if self.driver.provider().is_capturing(stream)? {
                 return Ok(false);
             }
-            match self.driver.record(stream)? {
-                Some(event) => *wait = Wait::Event(stream, event),
+            match self.record_timed(stream)? {
+                Some(record) => *wait = Wait::Event(record),
                 None => return Ok(true),
             }
         }
         match (wait, manner) {
-            (Wait::Event(_, event), Manner::Ask) => self.driver.is_complete(event),
-            (Wait::Event(_, event), Manner::Wait) => self.driver.synchronize(event).map(|()| true),
+            (Wait::Event(record), Manner::Ask) => self.driver.is_complete(&record.event),
+            (Wait::Event(record), Manner::Wait) => self.driver.synchronize(&record.event).map(|()| true),
             _ => Ok(false),
         }
     }
 
     fn settle_parked(&self, manner: Manner) -> bool {
-        let empty = self.parked.lock().unwrap_or_else(PoisonError::into_inner).entries.is_empty();
+        let empty = {
+            let list = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
+            list.entries.is_empty() && list.together.is_empty()
+        };
         if empty || !self.may_ask() {
             return false;
         }
+        let were_complete = self.record_together();
         let mut list = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
         let entries = std::mem::take(&mut list.entries);
         drop(list);
         let (mut waiting, mut ready, mut bytes, mut lost) = (Vec::new(), Vec::new(), 0, Vec::new());
-        // Of two events of one stream the first is over first.
-        let mut behind: Vec<Stream> = Vec::new();
+        let answers = match manner {
+            Manner::Ask => self.ask_few(&entries),
+            Manner::Wait => Answers::default(),
+        };
         for mut entry in entries {
-            if let (Some(Wait::Event(stream, _)), Manner::Ask) = (entry.waits.last(), manner)
-                && behind.contains(stream)
-            {
-                waiting.push(entry);
-                continue;
-            }
-            match self.outstanding(&mut entry.waits, manner) {
+            match self.outstanding(&mut entry.waits, manner, &answers) {
                 Ok(()) if entry.waits.is_empty() => {
                     bytes += entry.bytes;
                     ready.push(entry.parked);
                 }
-                Ok(()) => {
-                    if let Some(Wait::Event(stream, _)) = entry.waits.last() {
-                        behind.push(*stream);
-                    }
-                    waiting.push(entry);
-                }
+                Ok(()) => waiting.push(entry),
                 Err(error) => lost.push((entry, error)),
             }
         }
@@ -224,38 +236,62 @@ impl<P: MemoryProvider> Inner<P> {
         for (entry, error) in lost {
             self.leak(entry, &error);
         }
-        let any = !ready.is_empty();
+        let any = were_complete || !ready.is_empty();
         for parked in ready {
             self.unpark(parked);
         }
         any
     }
 
+    /// What some of the events say of all that are waited for.
+    fn ask_few(&self, entries: &[Entry<P::Event>]) -> Answers {
+        let next = entries.iter().filter_map(|entry| match entry.waits.last() {
+            Some(Wait::Event(record)) => Some(record),
+            _ => None,
+        });
+        Answers::ask(next, |event| self.driver.is_complete(event).ok())
+    }
+
     /// Drops the waits that are over.
-    fn outstanding(&self, waits: &mut Vec<Wait<P::Event>>, manner: Manner) -> Result<(), ProviderError> {
+    fn outstanding(
+        &self,
+        waits: &mut Vec<Wait<P::Event>>,
+        manner: Manner,
+        answers: &Answers,
+    ) -> Result<(), ProviderError> {
         while let Some(wait) = waits.last_mut() {
-            if !self.is_over(wait, manner)? {
+            let known = if let Wait::Event(record) = wait { answers.about(record) } else { None };
+            let is_over = match known {
+                Some(is_over) => is_over,
+                None => self.is_over(wait, manner)?,
+            };
+            if !is_over {
                 return Ok(());
             }
-            if let Some(Wait::Event(_, event)) = waits.pop() {
-                self.driver.provider().recycle(event);
+            if let Some(Wait::Event(record)) = waits.pop() {
+                self.driver.provider().recycle(record.event);
             }
         }
         Ok(())
     }
 
-    fn unpark(&self, parked: Parked) {
-        match parked {
-            Parked::Node { arena, node } => {
-                if let Some(arena) = self.arena(arena) {
-                    arena.lock().heap.release(node);
+    fn unpark(&self, parked: Vec<Parked>) {
+        let mut batch = Batch::new();
+        for parked in parked {
+            match parked {
+                Parked::Node { arena, node } => {
+                    if let Some(arena) = self.arena(arena) {
+                        arena.lock().heap.release(node);
+                    }
+                }
+                Parked::Slot(block) => {
+                    batch.push(block);
+                    if batch.is_full() {
+                        self.give_to_slabs(&mut batch);
+                    }
                 }
             }
-            Parked::Slot(block) => {
-                let mut batch = Batch::new();
-                batch.push(block);
-                self.give_to_slabs(&mut batch);
-            }
         }
+        self.give_to_slabs(&mut batch);
     }
 }

@@ -21,7 +21,7 @@ use crate::driver::Driver;
 use crate::ledger::Ledger;
 use crate::notes::{self, Note};
 use crate::pages::{Pages, Patience};
-use crate::park::ParkList;
+use crate::park::{Clock, ParkList};
 use crate::placement::units::UNIT_SHIFT;
 use crate::statistics::CacheTotals;
 use crate::streams::{Seats, Tags};
@@ -57,6 +57,7 @@ pub(crate) struct Inner<P: MemoryProvider> {
     pub(crate) pairs_taken: AtomicU32,
     pub(crate) tags: Mutex<Tags<P::Event>>,
     pub(crate) parked: Mutex<ParkList<P::Event>>,
+    pub(crate) park_clock: Clock,
     /// Notes made under a lock, told once it is released.
     pub(crate) deferred: Mutex<Vec<Note>>,
     pub(crate) caches: Mutex<CacheTotals>,
@@ -107,6 +108,7 @@ impl<P: MemoryProvider> Pool<P> {
             pairs_taken: AtomicU32::new(0),
             tags: Mutex::new(Tags::new()),
             parked: Mutex::new(ParkList::new()),
+            park_clock: Clock::default(),
             deferred: Mutex::new(Vec::with_capacity(16)),
             caches: Mutex::default(),
             rejected: AtomicU64::new(0),

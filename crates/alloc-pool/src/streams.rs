@@ -265,6 +265,8 @@ impl<P: MemoryProvider> Inner<P> {
 
     /// Says goodbye to a stream: its tag, and so its memory, goes to the next stream that comes.
     pub(crate) fn retire(&self, stream: Stream) {
+        // What is to be waited for by its name is not put off until that is gone.
+        let _ = self.record_together();
         let mut tags = self.lock_tags();
         let Some(&tag) = tags.tags.get(&stream) else { return };
         let event = match self.driver.record(stream) {

@@ -16,7 +16,7 @@ mod wait;
 use alloc_core::{AddressRange, Gauge};
 
 use crate::notes::Note;
-use crate::placement::heap::TagSet;
+use crate::placement::heap::{Tag, TagSet};
 
 pub use breakdown::Breakdown;
 pub(crate) use give_back::Patience;
@@ -125,8 +125,8 @@ pub(crate) struct Pages<T> {
     in_the_way: TagSet,
     /// The streams that the request at hand can't be ordered after.
     untouchable: TagSet,
-    /// How often a stream would have had to wait for one that is far behind the host.
-    held_up: u64,
+    /// How often streams had to wait for others of late that are far behind the host.
+    held_up: wait::HeldUp,
     search: u64,
     pub(crate) misses: u64,
     pub(crate) moves: u64,
@@ -146,6 +146,7 @@ struct Scratch {
     gaps: Vec<plan::Gap>,
     steps: Vec<supply::Step>,
     attached: Vec<u32>,
+    releases: Vec<(Tag, u64)>,
 }
 
 impl<T> Pages<T> {
@@ -164,7 +165,7 @@ impl<T> Pages<T> {
             lending: false,
             has_ebbed: false,
             in_the_way: 0,
-            held_up: 0,
+            held_up: wait::HeldUp::default(),
             untouchable: 0,
             search: 0,
             misses: 0,

@@ -8,7 +8,7 @@ use super::wait::Others;
 use super::{Home, NONE, Pages, Patience, Place};
 use crate::arena::{Addresses, Arena, is_for_slabs};
 use crate::notes::Note;
-use crate::placement::heap::{Ask, Kind, Tag, TagSet, own_set};
+use crate::placement::heap::{Ask, Heap, Kind, Tag, TagSet, own_set};
 use crate::placement::units::UNIT_SHIFT;
 use crate::pool::Inner;
 
@@ -172,11 +172,13 @@ impl<P: MemoryProvider> Inner<P> {
         for ((_, state), stamp) in locked.others.iter_mut().zip(&situation.other_stamps) {
             state.heap.note_complete(situation.idle, *stamp);
         }
-        if let Some(node) = locked.own.heap.allocate(ask) {
+        // Who can't wait takes whatever there is.
+        let allocate = if situation.capturing() { Heap::allocate } else { Heap::allocate_leaving_room };
+        if let Some(node) = allocate(&mut locked.own.heap, ask) {
             return Ok(Some(node));
         }
         locked.own.heap.join_own(ask.tag);
-        if let Some(node) = locked.own.heap.allocate(ask) {
+        if let Some(node) = allocate(&mut locked.own.heap, ask) {
             return Ok(Some(node));
         }
         locked.own.heap.join_neighbours(TagSet::MAX);

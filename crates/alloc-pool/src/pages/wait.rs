@@ -69,6 +69,9 @@ impl<P: MemoryProvider> Inner<P> {
             pages.count(index, &mut other.lock());
         }
         let mut table = self.lock_tags();
+        if others == Others::Marked {
+            self.mark_releases(&mut table, arena, ask.tag);
+        }
         let is_far_ahead = self.is_far_ahead(&mut table, pages, owner);
         let mut state = owner.lock();
         let untouchable = if let Others::AllBut(untouchable) = others { untouchable } else { 0 };
@@ -76,12 +79,14 @@ impl<P: MemoryProvider> Inner<P> {
         if window.users == 0 {
             return Ok(Some(state.heap.claim_window(window, ask)));
         }
-        if others == Others::Marked && table.marks.without_mark(arena, window.users, window.stamp) != 0 {
+        state.heap.releases_in(window, ask, &mut pages.scratch.releases);
+        if others == Others::Marked {
             // No call to the backend is made under the arena's lock.
+            let found_at = state.heap.version();
             drop(state);
-            let may_wait = self.may_wait_unasked(&table, (arena, window.users), window.stamp);
+            let may_wait = self.may_wait_unasked(&table, arena, &pages.scratch.releases);
             state = owner.lock();
-            if !may_wait || state.heap.best_window(ask, untouchable) != Some(window) {
+            if !may_wait || state.heap.version() != found_at {
                 return Ok(None);
             }
         }
@@ -90,8 +95,8 @@ impl<P: MemoryProvider> Inner<P> {
         let may_hold = if means.device_is_full { 0 } else { pages.granules_within(self.limit()) };
         let need = ask.units.div_ceil(pages.granule_units);
         let may_grow = |pages: &Pages<P::Physical>| pages.growth_granules(&self.config).min(may_hold) >= need;
-        if !may_grow(pages) && is_far_ahead {
-            pages.held_up += 1;
+        if !may_grow(pages) {
+            pages.held_up.note(is_far_ahead);
         }
         if may_grow(pages) {
             pages.peak_units = peak_before;
@@ -101,7 +106,7 @@ impl<P: MemoryProvider> Inner<P> {
         drop(state);
         pages.misses += 1;
         pages.note_want(arena, ask.units);
-        let ordered = self.order_after_release(&mut table, (arena, window.users), window.stamp, (ask.tag, stream));
+        let ordered = self.order_after_releases(&mut table, arena, &pages.scratch.releases, (ask.tag, stream));
         drop(table);
         ordered.map(|()| Some(node)).inspect_err(|_| {
             pages.peak_units = peak_before;
@@ -133,6 +138,46 @@ const MORE_PER_WAIT: f64 = 0.01;
 impl<T> Pages<T> {
     /// How much more the pool may hold for the sake of waiting less, as a fraction of its peak.
     pub(super) fn more_for_waiting(&self, most: f64) -> f64 {
-        (self.held_up as f64 * MORE_PER_WAIT).min(most)
+        (self.held_up.most.saturating_sub(BORNE * FEW) as f64 / FEW as f64 * MORE_PER_WAIT).min(most)
+    }
+}
+
+/// Waits of streams for others that are far behind the host, in parts of one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct HeldUp {
+    now: u64,
+    most: u64,
+}
+
+/// So many waits are borne first, and so many that were nothing to the device make up for one that was: a program that is far
+/// ahead of it now and then, for a few steps, would gain little by more memory.
+const BORNE: u64 = 64;
+const FEW: u64 = 16;
+
+impl HeldUp {
+    fn note(&mut self, is_far_ahead: bool) {
+        self.now = if is_far_ahead { self.now + FEW } else { self.now.saturating_sub(1) };
+        self.most = self.most.max(self.now);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn being_far_ahead_counts_if_it_lasts() {
+        let more = |far: u64, near: u64, times: usize| {
+            let mut pages = Pages::<()>::new(1);
+            for _ in 0..times {
+                (0..far).for_each(|_| pages.held_up.note(true));
+                (0..near).for_each(|_| pages.held_up.note(false));
+            }
+            pages.more_for_waiting(0.5)
+        };
+        assert_eq!(more(BORNE, 0, 1), 0.0);
+        assert_eq!(more(BORNE + 20, 0, 1), 0.2);
+        assert_eq!(more(1, FEW, 10_000), 0.0, "now and then");
+        assert_eq!(more(2, FEW, 10_000), 0.5);
     }
 }

@@ -68,6 +68,8 @@ pub(crate) struct Heap {
     ordered: Vec<[u64; TAGS]>,
     /// The streams that ever had memory here.
     seen: TagSet,
+    /// The latest release of each stream, as long as there are events.
+    latest: Box<[u64; TAGS]>,
 }
 
 impl Heap {
@@ -93,6 +95,7 @@ impl Heap {
             marked: 0,
             ordered: Vec::new(),
             seen: 0,
+            latest: Box::new([0; TAGS]),
         };
         let node = heap.vacant_node();
         heap.nodes[node as usize].units = units;
@@ -127,6 +130,11 @@ impl Heap {
         self.seen
     }
 
+    /// Something that is another once free memory was taken or came about, while no pages move.
+    pub(crate) fn version(&self) -> impl PartialEq + use<> {
+        (self.now, self.used_units)
+    }
+
     /// The stamp of the latest release.
     pub(crate) fn now(&self) -> u64 {
         self.now
@@ -134,12 +142,22 @@ impl Heap {
 
     /// Takes free memory that `tag` may use at once.
     pub(crate) fn allocate(&mut self, ask: Ask) -> Option<u32> {
-        self.allocate_inline(ask)
+        self.allocate_within(ask, |_, _| Some(0))
     }
 
-    /// The same, for the one caller that is in a hurry.
+    /// The same, but where there are events only if that leaves room for as many more such blocks as could be had:
+    /// whoever would leave less is better off at another place, which a miss looks for.
     #[inline(always)]
-    pub(crate) fn allocate_inline(&mut self, ask: Ask) -> Option<u32> {
+    pub(crate) fn allocate_leaving_room(&mut self, ask: Ask) -> Option<u32> {
+        self.allocate_within(
+            ask,
+            |heap, index| if heap.marked == 0 { Some(0) } else { heap.roomy_place_in(index, ask) },
+        )
+    }
+
+    /// Takes memory of the free node that fits best, behind as many units of it as `place` says.
+    #[inline(always)]
+    fn allocate_within(&mut self, ask: Ask, place: impl Fn(&Self, u32) -> Option<u32>) -> Option<u32> {
         if self.resting != NIL {
             let index = std::mem::replace(&mut self.resting, NIL);
             if self.would_fit_best(index, ask) {
@@ -152,15 +170,16 @@ impl Heap {
         }
         let slack = u32::try_from(ask.align - 1).ok()?;
         let index = self.fit(ask, |heap, node| heap.in_the_way(node, ask.tag) == 0)?;
+        let mut skip = u64::from(place(self, index)?);
         self.unlink_free(index);
         if slack > 0 {
-            let start = self.nodes[index as usize].start;
-            let skip = self.aligned(u64::from(start), ask.align) - u64::from(start);
-            if skip > 0 {
-                let rest = self.split(index, skip as u32);
-                self.link_free(index);
-                return Some(self.finish_allocate(rest, ask));
-            }
+            let start = u64::from(self.nodes[index as usize].start);
+            skip = self.aligned(start, ask.align) - start;
+        }
+        if skip > 0 {
+            let rest = self.split(index, skip as u32);
+            self.link_free(index);
+            return Some(self.finish_allocate(rest, ask));
         }
         Some(self.finish_allocate(index, ask))
     }
@@ -214,6 +233,9 @@ impl Heap {
         self.used_units -= u64::from(node.units);
         self.low_units = self.low_units.min(self.used_units);
         let (tag, users) = (node.tag, node.users);
+        if self.marked != 0 {
+            self.latest[usize::from(tag)] = self.now;
+        }
         let (mut index, next, prev) = (index, node.next, node.prev);
         if next != NIL && self.nodes[next as usize].kind == Kind::Free && self.may_join(next, tag) {
             self.unlink_free(next);

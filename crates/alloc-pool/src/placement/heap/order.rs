@@ -84,6 +84,12 @@ impl Heap {
         left
     }
 
+    /// The latest release by a stream of a block that no other used, if it is not known to be done with.
+    pub(crate) fn latest_release(&self, tag: Tag) -> Option<u64> {
+        let latest = self.latest[usize::from(tag)];
+        (latest > self.complete[usize::from(tag)]).then_some(latest)
+    }
+
     /// The streams whose work may still touch a free node's memory.
     pub(crate) fn unfinished(&self, node: &Node) -> TagSet {
         self.outstanding(node.users, node.stamp)

@@ -1,6 +1,6 @@
 //! Where free memory lies side by side that different streams used: the place that a stream has to wait for least.
 
-use super::node::{Kind, NIL, TagSet};
+use super::node::{Kind, NIL, Tag, TagSet};
 use super::{Ask, Heap};
 
 /// A place within free memory.
@@ -60,6 +60,25 @@ impl Heap {
         }
     }
 
+    /// The last release of each stream that is to be waited for at the place.
+    pub(crate) fn releases_in(&self, window: Window, ask: Ask, releases: &mut Vec<(Tag, u64)>) {
+        releases.clear();
+        let end = u64::from(window.start) + u64::from(ask.units);
+        let mut index = self.containing(window.first, window.start);
+        while let Some(node) = self.node(index).filter(|node| u64::from(node.start) < end) {
+            let mut rest = self.in_the_way(node, ask.tag);
+            while rest != 0 {
+                let tag = rest.trailing_zeros() as Tag;
+                rest &= rest - 1;
+                match releases.iter_mut().find(|(other, _)| *other == tag) {
+                    Some((_, stamp)) => *stamp = node.stamp.max(*stamp),
+                    None => releases.push((tag, node.stamp)),
+                }
+            }
+            index = node.next;
+        }
+    }
+
     /// Makes a used node of the place.
     pub(crate) fn claim_window(&mut self, window: Window, ask: Ask) -> u32 {
         self.claim(window.first, window.start, ask).0
@@ -82,7 +101,34 @@ impl Heap {
         }
     }
 
-    /// Places that begin or end with a piece are enough: between those the same pieces are met.
+    /// How far into a free node a block can be had there such that the free memory around it has room for as many more of that
+    /// size as if the best place had been taken. Of several large blocks that come and go in any order one in the middle is
+    /// enough to have the others wait, or pages move.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn roomy_place_in(&self, index: u32, ask: Ask) -> Option<u32> {
+        let node = self.node(index)?;
+        if node.units == ask.units || ask.align > 1 {
+            return Some(0);
+        }
+        let free = |index: u32| self.node(index).filter(|node| node.kind == Kind::Free);
+        let (mut first, mut last) = (node, node);
+        while let Some(prev) = free(first.prev) {
+            first = prev;
+        }
+        while let Some(next) = free(last.next) {
+            last = next;
+        }
+        let (low, start, units) = (u64::from(first.start), u64::from(node.start), u64::from(ask.units));
+        let skip = match wasted(low, last.end(), start, units) {
+            0 => 0,
+            _ => units - (start - low) % units,
+        };
+        u32::try_from(skip).ok().filter(|_| start + skip + units <= node.end())
+    }
+
+    /// Places that begin or end with a piece are enough: between those the same pieces are met. Of those that leave no room
+    /// for as many more such blocks as could be had it is the nearest that do.
     fn best_in_run(&self, run: &[Piece], ask: Ask, untouchable: TagSet, best: &mut Best) {
         let (Some(low), Some(high)) = (run.first().map(|piece| piece.start), run.last().map(|piece| piece.end)) else {
             return;
@@ -113,14 +159,28 @@ impl Heap {
                 *best = Some((key, Window { first: run[first].node, start: at, users, stamp }));
             }
         };
+        let mut consider_near = |start: u64| match wasted(low, high, start, units) {
+            0 => consider(start),
+            _ if ask.align > 1 => consider(start),
+            wasted => {
+                consider(start - wasted);
+                consider(start - (start - low) % units + units);
+            }
+        };
         for piece in run {
-            consider(self.aligned(piece.start, ask.align));
+            consider_near(self.aligned(piece.start, ask.align));
             if let Some(last) = piece.end.checked_sub(units) {
                 let aligned = self.aligned(last, ask.align);
-                consider(if aligned == last { last } else { aligned.saturating_sub(ask.align) });
+                consider_near(if aligned == last { last } else { aligned.saturating_sub(ask.align) });
             }
         }
     }
+}
+
+/// How far a place in free memory from `low` to `high` lies behind the last one before it that leaves room for as many more
+/// of that size as there is at all.
+fn wasted(low: u64, high: u64, start: u64, units: u64) -> u64 {
+    (start.saturating_sub(low) % units).saturating_sub((high - low) % units)
 }
 
 #[cfg(test)]
@@ -200,5 +260,71 @@ mod tests {
             assert!(window.start >= 10 && window.start + units <= 210, "{window:?}");
         }
         assert_eq!(start(heap.best_window(Ask { align: 64, ..ask(150, 2) }, 0)), None, "64 to 214 is too far");
+    }
+
+    #[test]
+    fn a_place_leaves_room_for_as_many_more_as_there_was() {
+        // One run of 130, of which the middle was released first, by another stream. Its beginning would leave room for two
+        // more blocks of 30 where there is room for three.
+        let (mut heap, blocks) = cut(&[(0, 15), (1, 100), (0, 15)]);
+        for index in [1, 0, 2] {
+            heap.release(blocks[index]);
+        }
+        let mut starts = Vec::new();
+        while let Some(window) = heap.best_window(ask(30, 2), 0) {
+            starts.push(window.start);
+            heap.claim_window(window, ask(30, 2));
+        }
+        assert_eq!(starts.len(), 4, "{starts:?}");
+        assert!((15..85).contains(&starts[0]), "{starts:?}: what was released first is waited for");
+        assert_eq!(heap.free_units(), 10);
+        heap.check().unwrap();
+    }
+
+    #[test]
+    fn what_fits_is_taken_where_it_leaves_room_once_there_are_events() {
+        // Of 200 units the first 55 are another stream's. Right behind them 30 leave room for four more, further on for five.
+        for (marked, expected) in [(false, 55), (true, 60)] {
+            let (mut heap, blocks) = cut(&[(0, 55), (1, 145)]);
+            for block in blocks {
+                heap.release(block);
+            }
+            if marked {
+                heap.note_mark(1);
+            }
+            let node = heap.allocate_leaving_room(ask(30, 1)).unwrap();
+            assert_eq!(heap.node(node).map(|node| node.start), Some(expected));
+            heap.check().unwrap();
+        }
+    }
+
+    #[test]
+    fn what_lies_badly_is_left_to_a_miss_unless_it_is_of_the_same_size() {
+        let (mut heap, blocks) = cut(&[(0, 55), (1, 32), (0, 113)]);
+        for block in blocks {
+            heap.release(block);
+        }
+        assert_eq!(heap.roomy_place_in(1, ask(30, 1)), None);
+        assert_eq!(heap.roomy_place_in(1, ask(20, 1)), Some(5));
+        heap.note_mark(1);
+        assert_eq!(heap.allocate_leaving_room(ask(30, 1)), None);
+        assert!(heap.allocate_leaving_room(ask(32, 1)).is_some());
+    }
+
+    #[test]
+    fn each_stream_is_waited_for_as_far_as_its_own_releases() {
+        let (mut heap, blocks) = cut(&[(0, 10), (1, 10), (0, 10), (3, 10)]);
+        let mut stamps = Vec::new();
+        for index in [1, 0, 2] {
+            heap.release(blocks[index]);
+            stamps.push(heap.now());
+        }
+        let window = heap.best_window(ask(30, 2), 0).unwrap();
+        let mut releases = vec![(9, 9)];
+        heap.releases_in(window, ask(30, 2), &mut releases);
+        assert_eq!(releases, [(0, stamps[2]), (1, stamps[0])]);
+        heap.note_complete(1, stamps[2]);
+        heap.releases_in(window, ask(30, 2), &mut releases);
+        assert_eq!(releases, [(1, stamps[0])]);
     }
 }

@@ -144,3 +144,60 @@ fn few_events_are_asked() {
     assert!(record >= 256 && query < record, "{query} questions about {record} events");
     rig.close();
 }
+
+#[test]
+fn what_a_busy_stream_released_itself_is_marked_by_the_next_that_waits() {
+    let rig = tight();
+    let (shared, own, more) = (rig.take(2 * PAGE, A), rig.take(3 * PAGE, B), rig.take(PAGE, B));
+    for block in [shared, own] {
+        rig.work(block, B);
+    }
+    rig.give_used(shared, A, &[B]);
+    rig.give(own, B);
+    let waits = rig.take(2 * PAGE, A);
+    rig.work(more, B);
+    let crossed = rig.take(3 * PAGE, C);
+    rig.work(crossed, C);
+    assert_eq!(crossed.address(), own.address());
+    assert!(rig.provider.complete_next(B) && rig.provider.complete_next(B));
+    assert!(rig.provider.complete_next(C), "it need not wait for what B did since");
+    assert_eq!(rig.provider.pending(B), 1);
+    rig.give(waits, A);
+    rig.give(more, B);
+    rig.close();
+}
+
+#[test]
+fn large_blocks_that_come_and_go_leave_each_other_room() {
+    // Steps of four blocks of one size at most, of which the first is copied to and the others are computed in, and another
+    // size in the next step. Wherever the first comes to lie the others have to find room without pages that move.
+    let rig = tight();
+    let mut moves = 0;
+    for step in 0..400_u64 {
+        let (worker, size) = ([B, C][step as usize % 2], (1 + 7 * step % 31) * PAGE);
+        let copied = rig.take(size, A);
+        rig.work(copied, A);
+        let mut last = None;
+        for _ in 0..3 {
+            let (product, result) = (rig.take(size, worker), rig.take(size, worker));
+            rig.work(product, worker);
+            rig.work(result, worker);
+            rig.give(product, worker);
+            if let Some(last) = last.replace(result) {
+                rig.give(last, worker);
+            }
+        }
+        rig.give_used(copied, A, &[worker]);
+        last.into_iter().for_each(|last| rig.give(last, worker));
+        if step == 100 {
+            moves = rig.figures().moves;
+        }
+        if step % 10 == 9 {
+            rig.provider.complete_everything();
+        }
+    }
+    let figures = rig.figures();
+    assert_eq!(figures.moves, moves, "of pages, once all sizes were there");
+    assert!(figures.reserved.peak <= figures.in_use.peak + PAGE, "{figures:?}");
+    rig.close();
+}

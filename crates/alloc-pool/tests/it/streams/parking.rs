@@ -1,5 +1,6 @@
 //! Blocks that other streams use wait until that work is complete.
 
+use alloc_core::DeviceAllocator;
 use alloc_pool::PoolConfig;
 
 use super::{roomy, tight};
@@ -157,5 +158,64 @@ fn events_go_back_when_they_are_over() {
     let block = rig.take(8 * PAGE, A);
     assert_eq!(rig.provider.live_events(), 0);
     rig.give(block, A);
+    rig.close();
+}
+
+#[test]
+fn small_blocks_of_the_same_streams_share_events() {
+    let rig = roomy();
+    let blocks: Vec<_> = (0..640).map(|_| rig.take(4 * KIB, A)).collect();
+    rig.provider.submit_read(B, blocks[0].address(), KIB);
+    rig.provider.submit_read(C, blocks[0].address(), KIB);
+    for (number, &block) in blocks.iter().enumerate() {
+        rig.provider.submit_read(B, block.address(), KIB);
+        let uses: &[_] = if number % 2 == 0 { &[B] } else { &[B, C] };
+        rig.give_used(block, A, uses);
+    }
+    let (record, query, _) = rig.stream_calls();
+    assert!(record < 150 && query < 150, "{record} events and {query} questions for 640 blocks");
+    assert_eq!(rig.figures().parked.current, 640 * 4 * KIB, "none is complete");
+    rig.provider.complete_all(B);
+    let _ = rig.take(PAGE, A);
+    assert_eq!(rig.figures().parked.current, 320 * 4 * KIB, "C was only submitted something before the others");
+    rig.provider.complete_all(C);
+    rig.close();
+}
+
+#[test]
+fn where_work_is_complete_again_nothing_is_put_off() {
+    let rig = roomy();
+    let take_used = |complete: bool| {
+        let block = rig.take(4 * KIB, A);
+        rig.work(block, B);
+        if complete {
+            rig.provider.complete_everything();
+        }
+        rig.give_used(block, A, &[B]);
+    };
+    (0..8).for_each(|_| take_used(false));
+    // What is put off from now on is complete once it is looked at, and from then on nothing is.
+    (0..32).for_each(|_| take_used(true));
+    assert_eq!(rig.figures().parked.current, 0);
+    rig.close();
+}
+
+#[test]
+fn a_stream_that_ends_is_recorded_for_what_it_used() {
+    let rig = roomy();
+    for stream in [B, C] {
+        let blocks: Vec<_> = (0..8).map(|_| rig.take(4 * KIB, A)).collect();
+        for &block in &blocks {
+            rig.work(block, stream);
+            rig.give_used(block, A, &[stream]);
+        }
+        let events = rig.provider.live_events();
+        rig.pool.retire_stream(stream);
+        assert!(rig.provider.live_events() > events, "before the stream is gone");
+        let events = rig.provider.calls().record;
+        rig.provider.complete_all(stream);
+        let _ = rig.take(PAGE, A);
+        assert_eq!((rig.provider.calls().record, rig.figures().parked.current), (events, 0));
+    }
     rig.close();
 }
