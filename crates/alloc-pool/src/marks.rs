@@ -63,7 +63,7 @@ pub(crate) struct Marks<E> {
 /// Of more marks of one stream than this the oldest but one goes: what has to be waited for is mostly of late.
 const MOST: usize = 128;
 /// Every how many releases of blocks that several streams used these are asked.
-const LOOK_THROUGH_EVERY: u64 = 16;
+const LOOK_THROUGH_EVERY: u64 = 32;
 
 impl<E> Marks<E> {
     pub(crate) fn new() -> Self {

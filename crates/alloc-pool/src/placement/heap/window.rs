@@ -36,7 +36,7 @@ impl Heap {
         if self.is_at_ebb() {
             return None;
         }
-        let (mut best, mut run) = (None, Vec::new());
+        let (mut best, mut run) = (None, Vec::with_capacity(32));
         let (mut index, mut first, mut units) = (self.containing(0, 0), NIL, 0);
         loop {
             let node = self.node(index);
@@ -137,17 +137,18 @@ impl Heap {
         if high - low < units {
             return;
         }
-        let mut consider = |start: u64| {
+        let is_too_late = |best: &Best, stamp| best.as_ref().is_some_and(|(least, _)| stamp > least.0);
+        let consider = |best: &mut Best, start: u64, first: Option<usize>| {
             let end = start + units;
             if start < low || end > high {
                 return;
             }
-            let first = run.partition_point(|piece| piece.end <= start);
+            let first = first.unwrap_or_else(|| run.partition_point(|piece| piece.end <= start));
             let (mut users, mut stamp) = (0, 0);
             for piece in run[first..].iter().take_while(|piece| piece.start < end) {
                 users |= piece.users;
                 stamp = stamp.max(piece.stamp);
-                if best.as_ref().is_some_and(|(least, _)| stamp > least.0) {
+                if is_too_late(best, stamp) {
                     return;
                 }
             }
@@ -159,19 +160,31 @@ impl Heap {
                 *best = Some((key, Window { first: run[first].node, start: at, users, stamp }));
             }
         };
-        let mut consider_near = |start: u64| match wasted(low, high, start, units) {
-            0 => consider(start),
-            _ if ask.align > 1 => consider(start),
-            wasted => {
-                consider(start - wasted);
-                consider(start - (start - low) % units + units);
-            }
-        };
-        for piece in run {
-            consider_near(self.aligned(piece.start, ask.align));
-            if let Some(last) = piece.end.checked_sub(units) {
-                let aligned = self.aligned(last, ask.align);
-                consider_near(if aligned == last { last } else { aligned.saturating_sub(ask.align) });
+        // Many pieces have the same places near them.
+        let mut moved = [u64::MAX; 2];
+        for (index, piece) in run.iter().enumerate() {
+            let last = piece.end.checked_sub(units).map(|last| match self.aligned(last, ask.align) {
+                aligned if aligned == last => last,
+                aligned => aligned.saturating_sub(ask.align),
+            });
+            let first = self.aligned(piece.start, ask.align);
+            for (start, holds_it) in [(Some(first), first == piece.start), (last, false)] {
+                let Some(start) = start else { continue };
+                match wasted(low, high, start, units) {
+                    beyond if beyond == 0 || ask.align > 1 => {
+                        // It holds the piece itself, unless it was aligned.
+                        if ask.align > 1 || !is_too_late(best, piece.stamp) {
+                            consider(best, start, holds_it.then_some(index));
+                        }
+                    }
+                    beyond => {
+                        for (known, near) in moved.iter_mut().zip([start - beyond, start - (start - low) % units + units]) {
+                            if std::mem::replace(known, near) != near {
+                                consider(best, near, None);
+                            }
+                        }
+                    }
+                }
             }
         }
     }
