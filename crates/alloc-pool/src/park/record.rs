@@ -106,8 +106,8 @@ mod tests {
 
     fn records(count: u64) -> Vec<Record<u64>> {
         let clock = Clock::default();
-        let record = |number| clock.time(STREAM, || Ok::<_, ()>(Some(number))).unwrap().unwrap();
-        (1..=count).map(record).collect()
+        let record = |number| clock.time(STREAM, || Ok::<_, ()>(Some(number))).ok().flatten();
+        (1..=count).filter_map(record).collect()
     }
 
     #[test]

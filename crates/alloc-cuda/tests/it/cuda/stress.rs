@@ -146,9 +146,27 @@ struct Outcome {
     moves: u64,
 }
 
-/// Uses `blocks` blocks on `streams` streams through a pool that has to pass memory from stream to stream.
-fn storm<P: MemoryProvider>(provider: P, limit: u64, streams: usize, blocks: u32, seed: u64) -> Outcome {
-    storm_with_rests(provider, limit, streams, (blocks, |_| false), seed)
+/// How many blocks are used, and for how many cycles of the device's clock each of them at most.
+#[derive(Clone, Copy, Debug)]
+struct Load {
+    blocks: u32,
+    cycles: u64,
+}
+
+impl Load {
+    fn usual() -> Self {
+        Self { blocks: if on_gpu() { 12_000 } else { 3_000 }, cycles: 200_000 }
+    }
+
+    /// Work that takes milliseconds, so that a device is behind a host that a checker slows down, too.
+    fn slow() -> Self {
+        if on_gpu() { Self { blocks: 1_200, cycles: 16_000_000 } } else { Self::usual() }
+    }
+}
+
+/// Uses blocks on `streams` streams through a pool that has to pass memory from stream to stream.
+fn storm<P: MemoryProvider>(provider: P, limit: u64, streams: usize, load: Load, seed: u64) -> Outcome {
+    storm_with_rests(provider, limit, streams, (load, |_| false), seed)
 }
 
 /// The same, with all streams idle after those blocks that `rests` names by number.
@@ -156,7 +174,7 @@ fn storm_with_rests<P: MemoryProvider>(
     provider: P,
     limit: u64,
     streams: usize,
-    (blocks, rests): (u32, impl Fn(u32) -> bool),
+    (load, rests): (Load, impl Fn(u32) -> bool),
     seed: u64,
 ) -> Outcome {
     let pool = Pool::new(provider, PoolConfig { limit: Some(limit), ..PoolConfig::default() }).unwrap();
@@ -168,7 +186,7 @@ fn storm_with_rests<P: MemoryProvider>(
     let mut random = Random(seed);
     let mut living = Vec::new();
     let mut in_use = 0;
-    for value in 1..=blocks {
+    for value in 1..=load.blocks {
         // Small and large times, so that pages have to move between slabs, streams and large blocks.
         let scale = if value / 500 % 2 == 0 { 6 } else { 12 };
         let size = (1 + random.below(1023)) << random.below(scale) << 2;
@@ -185,7 +203,7 @@ fn storm_with_rests<P: MemoryProvider>(
             in_use -= finish(&pool, &kernels, &streams, living.swap_remove(index), &mut random);
         };
         in_use += size;
-        kernels.fill(block, value, random.below(200_000), &streams[home]);
+        kernels.fill(block, value, random.below(load.cycles), &streams[home]);
         living.push((block, home, value));
         if rests(value) {
             streams.iter().for_each(|stream| stream.synchronize().unwrap());
@@ -233,10 +251,6 @@ fn provider(addressing: Addressing) -> DeviceProvider {
     DeviceProvider::new(0, &DeviceOptions::default().addressing(addressing)).unwrap()
 }
 
-fn blocks() -> u32 {
-    if on_gpu() { 12_000 } else { 3_000 }
-}
-
 const LIMIT: u64 = 96 << 20;
 
 #[test]
@@ -247,7 +261,7 @@ fn no_overlap_on_pages_that_move() {
         if let Some(fake) = &fake {
             fake.lazy(0x1234_5678 + streams as u64);
         }
-        let outcome = storm(provider(Addressing::Mapped), LIMIT, streams, blocks(), 99 + streams as u64);
+        let outcome = storm(provider(Addressing::Mapped), LIMIT, streams, Load::usual(), 99 + streams as u64);
         assert_eq!(outcome.mismatches, 0);
         assert!(outcome.moves > 0, "no page moved, so the test shows less than it says");
     }
@@ -261,7 +275,7 @@ fn no_overlap_on_segments() {
         if let Some(fake) = &fake {
             fake.lazy(0x8765_4321 + streams as u64);
         }
-        let outcome = storm(provider(Addressing::Segmented), LIMIT, streams, blocks(), 7 + streams as u64);
+        let outcome = storm(provider(Addressing::Segmented), LIMIT, streams, Load::usual(), 7 + streams as u64);
         assert_eq!(outcome.mismatches, 0);
     }
 }
@@ -278,7 +292,7 @@ fn no_overlap_where_trusted_streams_are_waited_for() {
         let dear = Changed::new(provider(addressing), Change::Dear);
         let unasked_waits = Arc::clone(&dear.unasked_waits);
         let rests = |value: u32| value % 16 < 12;
-        let outcome = storm_with_rests(dear, LIMIT, 4, (blocks(), rests), 31);
+        let outcome = storm_with_rests(dear, LIMIT, 4, (Load::usual(), rests), 31);
         assert_eq!(outcome.mismatches, 0);
         assert!(unasked_waits.load(Ordering::Relaxed) > 0, "no stream was trusted");
     }
@@ -292,6 +306,6 @@ fn without_the_rules_the_same_test_finds_overlaps() {
         fake.lazy(0xABCD_EF01);
     }
     let reckless = Changed::new(provider(Addressing::Segmented), Change::Reckless);
-    let outcome = storm(reckless, LIMIT, 4, blocks(), 5);
+    let outcome = storm(reckless, LIMIT, 4, Load::slow(), 5);
     assert!(outcome.mismatches > 0, "the test can't find what it looks for");
 }

@@ -178,7 +178,9 @@ impl Heap {
                         }
                     }
                     beyond => {
-                        for (known, near) in moved.iter_mut().zip([start - beyond, start - (start - low) % units + units]) {
+                        for (known, near) in
+                            moved.iter_mut().zip([start - beyond, start - (start - low) % units + units])
+                        {
                             if std::mem::replace(known, near) != near {
                                 consider(best, near, None);
                             }
