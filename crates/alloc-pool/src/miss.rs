@@ -136,7 +136,7 @@ impl<P: MemoryProvider> Inner<P> {
             let mut releases = Vec::new();
             let claimed = {
                 let heap = &mut arena.lock().heap;
-                heap.best_window(ask, untouchable).map(|window| {
+                heap.best_window_anywhere(ask, untouchable).map(|window| {
                     heap.releases_in(window, ask, &mut releases);
                     (window, heap.claim_window(window, ask))
                 })

@@ -134,7 +134,8 @@ impl<P: MemoryProvider> Inner<P> {
     }
 
     fn record_timed(&self, stream: Stream) -> Result<Option<Record<P::Event>>, ProviderError> {
-        self.park_clock.time(stream, || self.driver.record(stream))
+        let is_tagged = self.lock_tags().living_tag(stream).is_some();
+        self.park_clock.time((stream, is_tagged), || self.driver.record(stream))
     }
 
     fn leak(&self, entry: Entry<P::Event>, cause: &ProviderError) {

@@ -172,8 +172,8 @@ impl<P: MemoryProvider> Inner<P> {
         for ((_, state), stamp) in locked.others.iter_mut().zip(&situation.other_stamps) {
             state.heap.note_complete(situation.idle, *stamp);
         }
-        // Who can't wait takes whatever there is.
-        let allocate = if situation.capturing() { Heap::allocate } else { Heap::allocate_leaving_room };
+        // Who can't wait for everybody takes whatever there is.
+        let allocate = if situation.untouchable != 0 { Heap::allocate } else { Heap::allocate_leaving_room };
         if let Some(node) = allocate(&mut locked.own.heap, ask) {
             return Ok(Some(node));
         }

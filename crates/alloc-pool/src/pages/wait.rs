@@ -75,7 +75,7 @@ impl<P: MemoryProvider> Inner<P> {
         let is_far_ahead = self.is_far_ahead(&mut table, pages, owner);
         let mut state = owner.lock();
         let untouchable = if let Others::AllBut(untouchable) = others { untouchable } else { 0 };
-        let Some(window) = state.heap.best_window(ask, untouchable) else { return Ok(None) };
+        let Some(window) = state.heap.best_window_anywhere(ask, untouchable) else { return Ok(None) };
         if window.users == 0 {
             return Ok(Some(state.heap.claim_window(window, ask)));
         }

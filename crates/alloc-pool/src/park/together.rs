@@ -42,11 +42,12 @@ impl<E> ParkList<E> {
 
 impl<P: MemoryProvider> Inner<P> {
     /// Parks a block to wait for these streams together with others. `false`, with nothing done, if it should wait alone: if
-    /// streams were idle of late, so that there may be nothing to wait for, or if a stream's end may come before the event.
+    /// there was nothing to wait for of late, or if a stream's end may come before the event: what is captured meanwhile or ends
+    /// is known by its tag.
     pub(super) fn park_together(&self, streams: &[Stream], parked: Parked, bytes: u64) -> bool {
         let is_behind = self.parked.lock().unwrap_or_else(PoisonError::into_inner).is_device_behind;
         let is_usual = |stream: &Stream| {
-            self.retired_is_pending(*stream).is_none()
+            self.lock_tags().living_tag(*stream).is_some()
                 && matches!(self.driver.provider().is_capturing(*stream), Ok(false))
         };
         if !is_behind || !streams.iter().all(is_usual) {
@@ -57,6 +58,8 @@ impl<P: MemoryProvider> Inner<P> {
             list.add_together(streams, parked, bytes)
         };
         if is_time {
+            // Even if nothing may be asked now.
+            let _ = self.record_together();
             self.poll_listed();
         }
         true

@@ -33,6 +33,17 @@ impl Heap {
     /// The place where `ask.tag` waits for what was released longest ago, or for nothing if there is one; never for the
     /// `untouchable` streams.
     pub(crate) fn best_window(&self, ask: Ask, untouchable: TagSet) -> Option<Window> {
+        self.best_window_if(ask, untouchable, true)
+    }
+
+    /// The same, and wherever it leaves room for nothing else if there is no other: for whoever can't wait for some streams, and has
+    /// memory of its own beside theirs.
+    pub(crate) fn best_window_anywhere(&self, ask: Ask, untouchable: TagSet) -> Option<Window> {
+        let best = self.best_window(ask, untouchable);
+        if best.is_none() && untouchable != 0 { self.best_window_if(ask, untouchable, false) } else { best }
+    }
+
+    fn best_window_if(&self, ask: Ask, untouchable: TagSet, leaves_room: bool) -> Option<Window> {
         if self.is_at_ebb() {
             return None;
         }
@@ -48,7 +59,7 @@ impl Heap {
                 _ if units >= u64::from(ask.units) => {
                     run.clear();
                     self.pieces(first, ask, &mut run);
-                    self.best_in_run(&run, ask, untouchable, &mut best);
+                    self.best_in_run(&run, ask, (untouchable, leaves_room), &mut best);
                     units = 0;
                 }
                 _ => units = 0,
@@ -129,7 +140,7 @@ impl Heap {
 
     /// Places that begin or end with a piece are enough: between those the same pieces are met. Of those that leave no room
     /// for as many more such blocks as could be had it is the nearest that do.
-    fn best_in_run(&self, run: &[Piece], ask: Ask, untouchable: TagSet, best: &mut Best) {
+    fn best_in_run(&self, run: &[Piece], ask: Ask, (untouchable, leaves_room): (TagSet, bool), best: &mut Best) {
         let (Some(low), Some(high)) = (run.first().map(|piece| piece.start), run.last().map(|piece| piece.end)) else {
             return;
         };
@@ -171,7 +182,7 @@ impl Heap {
             for (start, holds_it) in [(Some(first), first == piece.start), (last, false)] {
                 let Some(start) = start else { continue };
                 match wasted(low, high, start, units) {
-                    beyond if beyond == 0 || ask.align > 1 => {
+                    beyond if beyond == 0 || ask.align > 1 || !leaves_room => {
                         // It holds the piece itself, unless it was aligned.
                         if ask.align > 1 || !is_too_late(best, piece.stamp) {
                             consider(best, start, holds_it.then_some(index));

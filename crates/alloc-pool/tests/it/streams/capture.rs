@@ -141,3 +141,66 @@ fn nothing_is_trimmed_that_a_graph_may_use() {
     assert_eq!(rig.figures().reserved.current, 0);
     rig.close();
 }
+
+/// Memory of A's between pieces of C's, where a block of five pages leaves no room for another beside it; a limit keeps the pool
+/// from growing.
+fn between_pieces_of_another(own: &[u64]) -> Rig {
+    let config = PoolConfig { growth_slack: 0.0, limit: Some(14 * PAGE), ..PoolConfig::default() };
+    let rig = Rig::new(simulated(), config);
+    let (shared, _before) = (rig.take(PAGE, A), rig.take(PAGE, A));
+    let low = rig.take(2 * PAGE, C);
+    let own: Vec<_> = own.iter().map(|pages| rig.take(pages * PAGE, A)).collect();
+    let high = rig.take(3 * PAGE, C);
+    let _after = rig.take(PAGE, A);
+    for block in [low, high] {
+        rig.work(block, C);
+        rig.give(block, C);
+    }
+    let (last, others) = own.split_last().unwrap();
+    others.iter().for_each(|&block| rig.give(block, A));
+    rig.work(shared, B);
+    rig.give_used(shared, A, &[B]);
+    // Behind a mark, so that it stays apart.
+    rig.give(*last, A);
+    rig
+}
+
+#[test]
+fn own_memory_that_lies_badly_is_had_while_what_is_beside_it_is_captured() {
+    let rig = between_pieces_of_another(&[6]);
+    rig.provider.set_capturing(C, true);
+    let block = rig.take(5 * PAGE, A);
+    rig.work(block, A);
+    assert_eq!((rig.figures().moves, rig.provider.calls().wait), (0, 0));
+}
+
+#[test]
+fn a_captured_stream_has_its_own_memory_across_pieces() {
+    let rig = between_pieces_of_another(&[3, 3]);
+    rig.provider.set_capturing(A, true);
+    let block = rig.take(5 * PAGE, A);
+    rig.work(block, A);
+    assert_eq!((rig.figures().moves, rig.provider.calls().wait), (0, 0));
+}
+
+#[test]
+fn small_blocks_are_recorded_for_while_another_stream_is_captured() {
+    let rig = roomy();
+    let blocks: Vec<_> = (0..640).map(|_| rig.take(4 * KIB, A)).collect();
+    let (of_b, _of_c) = (rig.take(PAGE, B), rig.take(PAGE, C));
+    for &block in &blocks {
+        rig.work(block, B);
+    }
+    rig.give_used(blocks[0], A, &[B]);
+    rig.provider.set_capturing(C, true);
+    let before = rig.stream_calls();
+    for &block in &blocks[1..] {
+        rig.give_used(block, A, &[B]);
+    }
+    let after = rig.stream_calls();
+    assert!((39..50).contains(&(after.0 - before.0)), "{before:?} {after:?}");
+    assert_eq!(after.1, before.1, "nobody is asked");
+    rig.provider.set_capturing(C, false);
+    rig.give(of_b, B);
+    rig.close();
+}

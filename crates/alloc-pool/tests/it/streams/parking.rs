@@ -165,6 +165,7 @@ fn events_go_back_when_they_are_over() {
 fn small_blocks_of_the_same_streams_share_events() {
     let rig = roomy();
     let blocks: Vec<_> = (0..640).map(|_| rig.take(4 * KIB, A)).collect();
+    let _known = [rig.take(PAGE, B), rig.take(PAGE, C)];
     rig.provider.submit_read(B, blocks[0].address(), KIB);
     rig.provider.submit_read(C, blocks[0].address(), KIB);
     for (number, &block) in blocks.iter().enumerate() {
@@ -185,6 +186,7 @@ fn small_blocks_of_the_same_streams_share_events() {
 #[test]
 fn where_work_is_complete_again_nothing_is_put_off() {
     let rig = roomy();
+    let _known = rig.take(PAGE, B);
     let take_used = |complete: bool| {
         let block = rig.take(4 * KIB, A);
         rig.work(block, B);
@@ -204,6 +206,7 @@ fn where_work_is_complete_again_nothing_is_put_off() {
 fn a_stream_that_ends_is_recorded_for_what_it_used() {
     let rig = roomy();
     for stream in [B, C] {
+        let _known = rig.take(PAGE, stream);
         let blocks: Vec<_> = (0..8).map(|_| rig.take(4 * KIB, A)).collect();
         for &block in &blocks {
             rig.work(block, stream);
@@ -217,5 +220,22 @@ fn a_stream_that_ends_is_recorded_for_what_it_used() {
         let _ = rig.take(PAGE, A);
         assert_eq!((rig.provider.calls().record, rig.figures().parked.current), (events, 0));
     }
+    rig.close();
+}
+
+#[test]
+fn a_stream_that_only_uses_blocks_is_recorded_at_once_and_never_again_once_it_is_gone() {
+    let rig = roomy();
+    let blocks: Vec<_> = (0..4).map(|_| rig.take(4 * KIB, A)).collect();
+    let before = rig.provider.calls().record;
+    for &block in &blocks {
+        rig.work(block, B);
+        rig.give_used(block, A, &[B]);
+    }
+    assert_eq!(rig.provider.calls().record - before, 4);
+    rig.pool.retire_stream(B);
+    let _ = rig.take(4 * PAGE, A);
+    assert_eq!(rig.provider.calls().record - before, 4);
+    assert_eq!(rig.figures().parked.current, 4 * 4 * KIB);
     rig.close();
 }
