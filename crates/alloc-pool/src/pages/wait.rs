@@ -150,7 +150,7 @@ pub(super) struct HeldUp {
 }
 
 /// So many waits are borne first, and so many that were nothing to the device make up for one that was: a program that is far
-/// ahead of it now and then, for a few steps, would gain little by more memory.
+/// ahead of it now and then, for a few steps, does without more memory.
 const BORNE: u64 = 64;
 const FEW: u64 = 16;
 
