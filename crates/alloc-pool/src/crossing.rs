@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use alloc_core::{MemoryProvider, Stream};
 
-use crate::placement::heap::{Ask, SHARED_TAG, Tag, TagSet, own_set};
+use crate::placement::heap::{Ask, SHARED_TAG, Tag, TagSet, each_of, own_set};
 use crate::pool::Inner;
 use crate::streams::Tags;
 
@@ -108,15 +108,16 @@ impl<P: MemoryProvider> Inner<P> {
 
     /// Finds out of each of the streams whether what it released may go to another, until one is busy.
     fn pass_all(&self, users: TagSet, waiter: Option<(Tag, Stream)>) -> Found {
-        let (mut found, mut rest) = (Found::default(), users);
+        let mut found = Found::default();
         let mut table = self.lock_tags();
-        while rest != 0 && found.busy == 0 {
-            let tag = rest.trailing_zeros() as Tag;
-            rest &= rest - 1;
+        for tag in each_of(users) {
             match self.pass(&mut table, tag, waiter) {
                 Passage::Complete => found.complete |= 1 << tag,
                 Passage::Ordered => found.ordered |= 1 << tag,
-                Passage::Busy => found.busy |= 1 << tag,
+                Passage::Busy => {
+                    found.busy |= 1 << tag;
+                    break;
+                }
             }
         }
         drop(table);

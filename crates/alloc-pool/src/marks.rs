@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use alloc_core::{Gauge, MemoryProvider, ProviderError, Stream};
 
-use crate::placement::heap::{SHARED_TAG, TAGS, Tag, TagSet};
+use crate::placement::heap::{SHARED_TAG, TAGS, Tag, TagSet, each_of};
 use crate::pool::Inner;
 use crate::streams::Tags;
 
@@ -147,16 +147,6 @@ impl<E> Marks<E> {
         }
         (last, events)
     }
-}
-
-/// The tags of a set.
-fn each_of(tags: TagSet) -> impl Iterator<Item = Tag> {
-    let mut rest = tags;
-    std::iter::from_fn(move || {
-        let tag = rest.trailing_zeros();
-        rest &= rest.wrapping_sub(1);
-        (tag < TagSet::BITS).then_some(tag as Tag)
-    })
 }
 
 impl<P: MemoryProvider> Inner<P> {

@@ -203,14 +203,12 @@ impl<P: MemoryProvider> Inner<P> {
     }
 
     fn settle_parked(&self, manner: Manner) -> bool {
-        let empty = {
-            let list = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
-            list.entries.is_empty() && list.together.is_empty()
-        };
-        if empty || !self.may_ask() {
-            return false;
-        }
+        // Even if nothing may be asked now.
         let were_complete = self.record_together();
+        let empty = self.parked.lock().unwrap_or_else(PoisonError::into_inner).entries.is_empty();
+        if empty || !self.may_ask() {
+            return were_complete;
+        }
         let mut list = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
         let entries = std::mem::take(&mut list.entries);
         drop(list);

@@ -96,6 +96,7 @@ impl<P: MemoryProvider> Inner<P> {
         let need = ask.units.div_ceil(pages.granule_units);
         let may_grow = |pages: &Pages<P::Physical>| pages.growth_granules(&self.config).min(may_hold) >= need;
         if !may_grow(pages) {
+            // Which may be what allows it.
             pages.held_up.note(is_far_ahead);
         }
         if may_grow(pages) {

@@ -58,8 +58,6 @@ impl<P: MemoryProvider> Inner<P> {
             list.add_together(streams, parked, bytes)
         };
         if is_time {
-            // Even if nothing may be asked now.
-            let _ = self.record_together();
             self.poll_listed();
         }
         true

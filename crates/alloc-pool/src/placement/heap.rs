@@ -19,7 +19,7 @@ use std::hint::{cold_path, select_unpredictable};
 
 use alloc_core::Stream;
 
-pub(crate) use self::node::{Kind, NIL, Node, SHARED_TAG, TAGS, Tag, TagSet, own_set};
+pub(crate) use self::node::{Kind, NIL, Node, SHARED_TAG, TAGS, Tag, TagSet, each_of, own_set};
 use super::bins::Bins;
 
 /// What is asked of a heap.

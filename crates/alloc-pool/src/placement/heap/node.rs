@@ -23,6 +23,16 @@ pub(crate) fn own_set(tag: Tag) -> TagSet {
     if tag == SHARED_TAG { 0 } else { 1 << tag }
 }
 
+/// The tags of a set.
+pub(crate) fn each_of(tags: TagSet) -> impl Iterator<Item = Tag> {
+    let mut rest = tags;
+    std::iter::from_fn(move || {
+        let tag = rest.trailing_zeros();
+        rest &= rest.wrapping_sub(1);
+        (tag < TagSet::BITS).then_some(tag as Tag)
+    })
+}
+
 /// What a piece of the range is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {

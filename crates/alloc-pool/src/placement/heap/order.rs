@@ -1,6 +1,6 @@
 //! Which streams may have a free piece: those that used it, those that come after these, and everyone once they are done.
 
-use super::node::{Kind, NIL, Node, TAGS, Tag, TagSet, own_set};
+use super::node::{Kind, NIL, Node, TAGS, Tag, TagSet, each_of, own_set};
 use super::{Ask, Heap};
 
 impl Heap {
@@ -38,11 +38,9 @@ impl Heap {
 
     /// Notes that all releases by these streams up to `stamp` are complete.
     pub(crate) fn note_complete(&mut self, tags: TagSet, stamp: u64) {
-        let mut rest = tags;
-        while rest != 0 {
-            let complete = &mut self.complete[rest.trailing_zeros() as usize];
+        for tag in each_of(tags) {
+            let complete = &mut self.complete[usize::from(tag)];
             *complete = stamp.max(*complete);
-            rest &= rest - 1;
         }
     }
 
@@ -52,11 +50,9 @@ impl Heap {
         if self.ordered.len() <= row {
             self.ordered.resize(row + 1, [0; TAGS]);
         }
-        let mut rest = after;
-        while rest != 0 {
-            let ordered = &mut self.ordered[row][rest.trailing_zeros() as usize];
+        for other in each_of(after) {
+            let ordered = &mut self.ordered[row][usize::from(other)];
             *ordered = stamp.max(*ordered);
-            rest &= rest - 1;
         }
     }
 
@@ -73,15 +69,7 @@ impl Heap {
     fn outstanding_for(&self, tag: Tag, others: TagSet, stamp: u64) -> TagSet {
         let found = self.outstanding(others, stamp);
         let Some(ordered) = self.ordered.get(usize::from(tag)) else { return found };
-        let (mut rest, mut left) = (found, 0);
-        while rest != 0 {
-            let other = rest.trailing_zeros();
-            if ordered[other as usize] < stamp {
-                left |= 1 << other;
-            }
-            rest &= rest - 1;
-        }
-        left
+        each_of(found).filter(|other| ordered[usize::from(*other)] < stamp).fold(0, |left, other| left | 1 << other)
     }
 
     /// The latest release by a stream of a block that no other used, if it is not known to be done with.
@@ -99,15 +87,7 @@ impl Heap {
     #[cold]
     #[inline(never)]
     fn outstanding(&self, tags: TagSet, stamp: u64) -> TagSet {
-        let (mut rest, mut found) = (tags, 0);
-        while rest != 0 {
-            let tag = rest.trailing_zeros();
-            if self.complete[tag as usize] < stamp {
-                found |= 1 << tag;
-            }
-            rest &= rest - 1;
-        }
-        found
+        each_of(tags).filter(|tag| self.complete[usize::from(*tag)] < stamp).fold(0, |found, tag| found | 1 << tag)
     }
 
     /// The streams that have to be waited for before `ask.tag` may have the free memory that fits best.

@@ -1,6 +1,6 @@
 //! Where free memory lies side by side that different streams used: the place that a stream has to wait for least.
 
-use super::node::{Kind, NIL, Tag, TagSet};
+use super::node::{Kind, NIL, Tag, TagSet, each_of};
 use super::{Ask, Heap};
 
 /// A place within free memory.
@@ -9,9 +9,9 @@ pub(crate) struct Window {
     /// The node that the place begins in.
     first: u32,
     start: u32,
-    /// The streams to be waited for, and up to which release.
+    /// The streams to be waited for, and the last release of any of them.
     pub(crate) users: TagSet,
-    pub(crate) stamp: u64,
+    stamp: u64,
 }
 
 /// A free node, and what it has whoever asks wait for.
@@ -77,10 +77,7 @@ impl Heap {
         let end = u64::from(window.start) + u64::from(ask.units);
         let mut index = self.containing(window.first, window.start);
         while let Some(node) = self.node(index).filter(|node| u64::from(node.start) < end) {
-            let mut rest = self.in_the_way(node, ask.tag);
-            while rest != 0 {
-                let tag = rest.trailing_zeros() as Tag;
-                rest &= rest - 1;
+            for tag in each_of(self.in_the_way(node, ask.tag)) {
                 match releases.iter_mut().find(|(other, _)| *other == tag) {
                     Some((_, stamp)) => *stamp = node.stamp.max(*stamp),
                     None => releases.push((tag, node.stamp)),

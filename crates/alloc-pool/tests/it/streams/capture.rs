@@ -166,21 +166,15 @@ fn between_pieces_of_another(own: &[u64]) -> Rig {
 }
 
 #[test]
-fn own_memory_that_lies_badly_is_had_while_what_is_beside_it_is_captured() {
-    let rig = between_pieces_of_another(&[6]);
-    rig.provider.set_capturing(C, true);
-    let block = rig.take(5 * PAGE, A);
-    rig.work(block, A);
-    assert_eq!((rig.figures().moves, rig.provider.calls().wait), (0, 0));
-}
-
-#[test]
-fn a_captured_stream_has_its_own_memory_across_pieces() {
-    let rig = between_pieces_of_another(&[3, 3]);
-    rig.provider.set_capturing(A, true);
-    let block = rig.take(5 * PAGE, A);
-    rig.work(block, A);
-    assert_eq!((rig.figures().moves, rig.provider.calls().wait), (0, 0));
+fn own_memory_that_lies_badly_is_had_during_a_capture() {
+    // In one piece and in two, while the neighbour is captured or whoever asks is.
+    for (own, captured) in [(&[6][..], C), (&[6], A), (&[3, 3], A), (&[3, 3], C)] {
+        let rig = between_pieces_of_another(own);
+        rig.provider.set_capturing(captured, true);
+        let block = rig.take(5 * PAGE, A);
+        rig.work(block, A);
+        assert_eq!((rig.figures().moves, rig.provider.calls().wait), (0, 0), "{own:?} {captured:?}");
+    }
 }
 
 #[test]
