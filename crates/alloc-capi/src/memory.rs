@@ -1,9 +1,9 @@
 //! Blocks by pointer: allocated, found, shared between streams, and freed.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use alloc_core::{Block, Device, DeviceAllocator, DeviceKind, Layout, LayoutError, Stream, StreamSet};
+use rustc_hash::FxHashMap;
 
 use crate::failure::Failure;
 use crate::heaps::{self, HEAPS, Heap};
@@ -13,9 +13,9 @@ use crate::index::{Absent, Entry, INDEX, Owner};
 pub(crate) const ALIGN: u64 = 512;
 
 /// Other streams that use a block. Few blocks have any.
-static USES: Mutex<Option<HashMap<u64, StreamSet>>> = Mutex::new(None);
+static USES: Mutex<Option<FxHashMap<u64, StreamSet>>> = Mutex::new(None);
 
-fn uses() -> MutexGuard<'static, Option<HashMap<u64, StreamSet>>> {
+fn uses() -> MutexGuard<'static, Option<FxHashMap<u64, StreamSet>>> {
     USES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

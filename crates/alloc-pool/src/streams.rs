@@ -1,10 +1,11 @@
 //! Streams and their tags, the seats of threads at arenas, and how memory passes from one stream to another.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 
 use alloc_core::{AddressRange, AllocError, MemoryProvider, ProviderError, ProviderErrorKind, Stream};
+use rustc_hash::FxHashMap;
 
 use crate::arena::{Addresses, Arena, ZERO_RANGE};
 use crate::crossing::Crossings;
@@ -18,7 +19,7 @@ use crate::pool::Inner;
 /// Which stream a tag stands for. Taken when a thread meets a stream for the first time, and on misses.
 #[derive(Debug)]
 pub(crate) struct Tags<E> {
-    tags: HashMap<Stream, Tag>,
+    tags: FxHashMap<Stream, Tag>,
     /// By tag.
     streams: Vec<Stream>,
     /// Tags of retired streams.
@@ -29,7 +30,7 @@ pub(crate) struct Tags<E> {
     pub(crate) crossings: [Crossings; TAGS],
     pub(crate) marks: Marks<E>,
     /// Streams that are gone, with the point up to which they had been submitted, unless that is complete.
-    retired: HashMap<Stream, Option<E>>,
+    retired: FxHashMap<Stream, Option<E>>,
     /// The same, oldest first.
     retired_names: VecDeque<Stream>,
     /// Those of them whose work was not complete when last asked.
@@ -47,13 +48,13 @@ const ASKED: usize = 8;
 impl<E> Tags<E> {
     pub(crate) fn new() -> Self {
         Self {
-            tags: HashMap::new(),
+            tags: FxHashMap::default(),
             streams: Vec::new(),
             orphans: Vec::new(),
             shared: Vec::new(),
             crossings: [Crossings::NONE; TAGS],
             marks: Marks::new(),
-            retired: HashMap::new(),
+            retired: FxHashMap::default(),
             retired_names: VecDeque::new(),
             retired_pending: VecDeque::new(),
         }
