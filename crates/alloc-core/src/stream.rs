@@ -106,7 +106,7 @@ impl StreamSet {
     }
 
     /// The streams, in the order of insertion.
-    pub fn iter(&self) -> impl Iterator<Item = Stream> + '_ {
+    pub fn iter(&self) -> impl Iterator<Item = Stream> + Clone + '_ {
         self.inline[..self.inline_len as usize].iter().chain(&self.spilled).copied()
     }
 

@@ -216,7 +216,7 @@ impl<P: MemoryProvider> Inner<P> {
                 Err(SlabMiss::Exhausted) => return Err(exhausted(state)),
                 Err(SlabMiss::NeedsMemory(ask)) => {
                     drop(state);
-                    let (_, node) = self.miss(arena, stream, ask, size, Purpose::Slab)?;
+                    let (_, node) = self.miss(arena, stream, (ask, None), size, Purpose::Slab)?;
                     state = owner.lock();
                     if !self.add_slab(&mut state, arena, tag, class, node) {
                         state.heap.release(node);
@@ -391,13 +391,16 @@ impl<P: MemoryProvider> Inner<P> {
         let mut state = owner.lock();
         let placed = match state.heap.allocate_leaving_room(ask) {
             Some(node) => self.name_large(owner, &mut state, node, size),
-            None => {
-                drop(state);
-                let (arena, node) = self.miss(arena, stream, ask, size, Purpose::Block)?;
-                let Some(owner) = self.arena(arena) else { return Err(self.exhausted(size)) };
-                state = owner.lock();
-                self.name_large(owner, &mut state, node, size)
-            }
+            None => match state.heap.allocate_or_find(ask) {
+                Ok(node) => self.name_large(owner, &mut state, node, size),
+                Err(found) => {
+                    drop(state);
+                    let (arena, node) = self.miss(arena, stream, (ask, found), size, Purpose::Block)?;
+                    let Some(owner) = self.arena(arena) else { return Err(self.exhausted(size)) };
+                    state = owner.lock();
+                    self.name_large(owner, &mut state, node, size)
+                }
+            },
         };
         drop(state);
         placed.ok_or_else(|| self.exhausted(size))

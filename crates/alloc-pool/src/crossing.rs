@@ -64,7 +64,40 @@ struct Found {
     busy: TagSet,
 }
 
+/// The streams that were found idle, and those that were waited for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Passed {
+    pub(crate) complete: TagSet,
+    pub(crate) ordered: TagSet,
+}
+
 impl<P: MemoryProvider> Inner<P> {
+    /// Whether all these releases can be waited for, by the marks behind them or by one that can be made. Streams that have no mark
+    /// had come past all of them when they were last asked, so they may well be idle, and are asked first.
+    pub(crate) fn pass_unmarked(
+        &self,
+        table: &mut Tags<P::Event>,
+        arena: u32,
+        releases: &[(Tag, u64)],
+        waiter: Option<(Tag, Stream)>,
+    ) -> Option<Passed> {
+        let mut passed = Passed::default();
+        for &(tag, stamp) in releases {
+            if table.marks.pending(arena) & 1 << tag == 0 {
+                match self.pass(table, tag, waiter) {
+                    Passage::Complete => passed.complete |= 1 << tag,
+                    Passage::Ordered => passed.ordered |= 1 << tag,
+                    Passage::Busy => {}
+                }
+            }
+            let is_passed = (passed.complete | passed.ordered) & 1 << tag != 0;
+            if !is_passed && !table.marks.has_mark(arena, (tag, stamp)) {
+                self.stream_to_mark(table, tag)?;
+            }
+        }
+        Some(passed)
+    }
+
     /// Free memory of the arena that other streams used, if those are done with it, or idle, or trusted and waited for; else the
     /// streams that are known to be busy. What of it lies side by side is joined if nothing fits otherwise.
     pub(crate) fn take_from_others(&self, arena: u32, stream: Stream, ask: Ask) -> Result<u32, TagSet> {
@@ -78,7 +111,7 @@ impl<P: MemoryProvider> Inner<P> {
             table.marks.pending(arena) & !own_set(ask.tag)
         };
         loop {
-            let state = owner.lock();
+            let mut state = owner.lock();
             let best = state.heap.users_of_best(ask).filter(|users| users & busy == 0);
             let users = match best.or_else(|| Some(state.heap.best_window(ask, busy)?.users)) {
                 Some(users) => users,

@@ -5,7 +5,7 @@ use alloc_core::{AllocError, AllocatorEvent, MemoryProvider, OutOfMemory, Stream
 use crate::arena::is_for_slabs;
 use crate::cache::{self, Batch};
 use crate::pages::{Failure, Means, Patience};
-use crate::placement::heap::Ask;
+use crate::placement::heap::{Ask, Prospect};
 use crate::placement::units::{CLASSES, UNIT_SHIFT};
 use crate::pool::Inner;
 
@@ -35,14 +35,15 @@ struct Remedies {
 
 impl<P: MemoryProvider> Inner<P> {
     /// Serves a request that no free memory of the arena fits: looks through parked blocks, moves or creates pages,
-    /// and before giving up asks everyone who may have memory to spare. The arena and the node that serve it.
+    /// and before giving up asks everyone who may have memory to spare. `found` is where there is memory for it that other
+    /// streams used, if that is known. The arena and the node that serve it.
     #[cold]
     #[inline(never)]
     pub(crate) fn miss(
         &self,
         arena: u32,
         stream: Stream,
-        ask: Ask,
+        (ask, found): (Ask, Option<Prospect>),
         bytes: u64,
         purpose: Purpose,
     ) -> Result<(u32, u32), AllocError> {
@@ -50,7 +51,7 @@ impl<P: MemoryProvider> Inner<P> {
         let capturing = self.driver.provider().is_capturing(stream)?;
         let mut busy = 0;
         if !capturing {
-            if let Some(node) = self.take_marked(arena, stream, ask)? {
+            if let Some(node) = self.take_marked(arena, stream, (ask, found))? {
                 return Ok((arena, node));
             }
             match self.take_from_others(arena, stream, ask) {

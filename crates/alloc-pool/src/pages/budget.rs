@@ -204,10 +204,22 @@ impl<T> Pages<T> {
         }
     }
 
+    /// Leaves moves that no request needed out of all that says how much the program makes the pool move.
+    pub(super) fn forgive_moves(&mut self, moves: u64, granules: u64) {
+        self.moved_granules -= granules;
+        self.unrest.iter_mut().for_each(|unrest| unrest.moves += moves);
+        self.thrashing.iter_mut().for_each(|since| since.moves += moves);
+    }
+
     /// All large blocks so far, and their bytes.
     fn allocated(&self) -> (u64, u64) {
         let each = self.arenas.iter().map(|arena| (arena.census.allocations, arena.census.allocated_bytes));
         each.fold((0, 0), |sum, part| (sum.0 + part.0, sum.1.saturating_add(part.1)))
+    }
+
+    /// The bytes of all large blocks so far of an arena, when it was last asked.
+    pub(super) fn allocated_bytes_of(&self, arena: u32) -> u64 {
+        self.arenas[arena as usize].census.allocated_bytes
     }
 
     /// What was in use in all arenas when they were last asked.

@@ -6,6 +6,7 @@
 
 mod breakdown;
 mod budget;
+mod gather;
 mod give_back;
 mod home;
 mod plan;
@@ -127,6 +128,8 @@ pub(crate) struct Pages<T> {
     untouchable: TagSet,
     /// How often streams had to wait for others of late that are far behind the host.
     held_up: wait::HeldUp,
+    /// How often streams had to wait for others since free memory lies in several pieces.
+    scattered: gather::Scattered,
     search: u64,
     pub(crate) misses: u64,
     pub(crate) moves: u64,
@@ -166,6 +169,7 @@ impl<T> Pages<T> {
             has_ebbed: false,
             in_the_way: 0,
             held_up: wait::HeldUp::default(),
+            scattered: gather::Scattered::default(),
             untouchable: 0,
             search: 0,
             misses: 0,

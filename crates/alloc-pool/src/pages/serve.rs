@@ -35,7 +35,7 @@ impl From<ProviderError> for Failure {
 
 /// What is known about the streams when a miss is planned.
 #[derive(Debug)]
-struct Situation {
+pub(super) struct Situation {
     /// The streams that can't be waited for, since they are being captured: all if the request's stream is.
     untouchable: TagSet,
     /// There are more views in the arena that nobody uses than memory in the pool.
@@ -76,6 +76,9 @@ pub(crate) struct Means {
     pub(crate) device_is_full: bool,
 }
 
+/// The node that was claimed for a request, or why it can't be served, with the node if one was claimed all the same.
+type Decided = Result<u32, (Option<u32>, Failure)>;
+
 /// Which arenas a miss looks at.
 #[derive(Clone, Debug)]
 enum Reach {
@@ -114,7 +117,7 @@ impl<P: MemoryProvider> Inner<P> {
         if matches!(served, Ok(None) | Err(Failure::Memory)) {
             pages.peak_units = peak_before;
             let reach = if untouchable == TagSet::MAX { Reach::Near(Vec::new()) } else { Reach::All };
-            let waits = self.wait_instead(pages, arena, (stream, ask), Others::AllBut(untouchable), means);
+            let waits = self.wait_instead(pages, arena, (stream, ask, None), Others::AllBut(untouchable), means);
             served = waits.map_err(Failure::Provider);
             if matches!(served, Ok(None)) {
                 served = self.serve_within(pages, arena, (stream, ask), reach, (busy, untouchable), means);
@@ -186,9 +189,8 @@ impl<P: MemoryProvider> Inner<P> {
             state.heap.join_neighbours(TagSet::MAX);
         }
         pages.misses += 1;
-        pages.search += 1;
         pages.begin(situation.untouchable);
-        pages.scratch.found.clear();
+        pages.begin_search();
         pages.count(arena, &mut locked.own);
         pages.note_want(arena, ask.units);
         pages.find_free(&locked.own, arena, ask.tag);
@@ -223,20 +225,32 @@ impl<P: MemoryProvider> Inner<P> {
             self.decide_segment(pages, &mut locked, ask, growth)
         };
         drop(locked);
+        self.conclude(pages, arena, (stream, ask.tag), decided, &situation).map(Some)
+    }
+
+    /// Does what was decided, or undoes it. The node that was claimed, with memory behind it.
+    pub(super) fn conclude(
+        &self,
+        pages: &mut Pages<P::Physical>,
+        arena: u32,
+        (stream, tag): (Stream, Tag),
+        decided: Decided,
+        situation: &Situation,
+    ) -> Result<u32, Failure> {
         match decided {
             Ok(node) => {
-                let done = self.carry_out(pages, stream, &situation);
-                self.settle(pages, arena, node, ask.tag, true);
+                let done = self.carry_out(pages, stream, situation);
+                self.settle(pages, arena, node, tag, true);
                 if let Err(failure) = done {
                     self.unclaim(pages, arena, node);
                     return Err(failure);
                 }
-                Ok(Some(node))
+                Ok(node)
             }
             Err((None, failure)) => Err(failure),
             Err((Some(node), failure)) => {
                 pages.undo_steps(0);
-                self.settle(pages, arena, node, ask.tag, false);
+                self.settle(pages, arena, node, tag, false);
                 self.unclaim(pages, arena, node);
                 Err(failure)
             }
@@ -245,7 +259,7 @@ impl<P: MemoryProvider> Inner<P> {
 
     /// Finds out which streams are idle, before the arenas are locked. The stamps are taken first: what is released
     /// meanwhile is not taken for complete.
-    fn survey(
+    pub(super) fn survey(
         &self,
         pages: &Pages<P::Physical>,
         (own, arena): (&Arena, u32),
@@ -273,13 +287,13 @@ impl<P: MemoryProvider> Inner<P> {
     }
 
     /// Chooses the place and the pages, in the books only. On failure, the claimed node if there is one.
-    fn decide(
+    pub(super) fn decide(
         &self,
         pages: &mut Pages<P::Physical>,
         locked: &mut Locked<'_>,
         ask: Ask,
         (situation, growth, frugal): (&Situation, u32, bool),
-    ) -> Result<u32, (Option<u32>, Failure)> {
+    ) -> Decided {
         let arena = locked.own_index;
         let mut growth = growth;
         let piece = self.piece_granules_for(ask, pages, locked);
@@ -332,7 +346,7 @@ impl<P: MemoryProvider> Inner<P> {
         locked: &mut Locked<'_>,
         ask: Ask,
         growth: u32,
-    ) -> Result<u32, (Option<u32>, Failure)> {
+    ) -> Decided {
         let arena = locked.own_index;
         let need = ask.units.div_ceil(pages.granule_units);
         let claim = |locked: &mut Locked<'_>, place: Place, granule_units: u32| {

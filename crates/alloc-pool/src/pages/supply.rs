@@ -116,6 +116,12 @@ impl<T> Pages<T> {
         self.scratch.attached.clear();
     }
 
+    /// What was found before is found no more.
+    pub(super) fn begin_search(&mut self) {
+        self.search += 1;
+        self.scratch.found.clear();
+    }
+
     /// The smallest free handle of at least `granules`, an idle one if there is any as small.
     pub(super) fn found_of_at_least(&self, arena: u32, granules: u32, tag: Tag) -> Option<u32> {
         let at = |index: u32| &self.handles[index as usize];

@@ -4,8 +4,9 @@ use alloc_core::{MemoryProvider, ProviderError, Stream};
 
 use super::serve::Means;
 use super::{Pages, Patience};
-use crate::arena::Arena;
-use crate::placement::heap::{Ask, TagSet, own_set};
+use crate::arena::is_for_slabs;
+use crate::crossing::Passed;
+use crate::placement::heap::{Ask, Prospect, SHARED_TAG, TagSet, own_set};
 use crate::placement::units::UNIT_SHIFT;
 use crate::pool::Inner;
 use crate::streams::Tags;
@@ -25,16 +26,21 @@ pub(super) enum Others {
 impl<P: MemoryProvider> Inner<P> {
     /// Free memory that the stream need not wait for, though it lies in several pieces, or such that events are at hand for: then
     /// nobody has to be asked anything, which takes longer than to wait for what is long complete. The used node.
-    pub(crate) fn take_marked(&self, arena: u32, stream: Stream, ask: Ask) -> Result<Option<u32>, ProviderError> {
-        let may = self.arena(arena).is_some_and(|owner| owner.lock().heap.has_marks()) && !self.are_threads_apart();
-        if !may {
+    pub(crate) fn take_marked(
+        &self,
+        arena: u32,
+        stream: Stream,
+        (ask, found): (Ask, Option<Prospect>),
+    ) -> Result<Option<u32>, ProviderError> {
+        let has_marks = || self.arena(arena).is_some_and(|owner| owner.lock().heap.has_marks());
+        if self.are_threads_apart() || (found.is_none() && !has_marks()) {
             return Ok(None);
         }
         let served = {
             let mut pages = self.lock_pages();
             let peak_before = pages.peak_units;
             let means = Means { frugal: true, device_is_full: false };
-            let served = self.wait_instead(&mut pages, arena, (stream, ask), Others::Marked, means);
+            let served = self.wait_instead(&mut pages, arena, (stream, ask, found), Others::Marked, means);
             if pages.peak_units > peak_before {
                 pages.note_peak();
             } else if matches!(served, Ok(Some(_))) && pages.misses.is_multiple_of(GIVE_BACK_EVERY) {
@@ -57,37 +63,55 @@ impl<P: MemoryProvider> Inner<P> {
         &self,
         pages: &mut Pages<P::Physical>,
         arena: u32,
-        (stream, ask): (Stream, Ask),
+        (stream, ask, found): (Stream, Ask, Option<Prospect>),
         others: Others,
         means: Means,
     ) -> Result<Option<u32>, ProviderError> {
         let Some(owner) = self.arena(arena) else { return Ok(None) };
-        if owner.lock().heap.seen() & !own_set(ask.tag) == 0 {
-            return Ok(None);
+        {
+            let mut state = owner.lock();
+            if state.heap.seen() & !own_set(ask.tag) == 0 {
+                return Ok(None);
+            }
+            pages.count(arena, &mut state);
         }
-        for (index, other) in (0..pages.arena_count()).filter_map(|index| Some((index, self.arena(index)?))) {
-            pages.count(index, &mut other.lock());
+        for index in (0..pages.arena_count()).filter(|&index| index != arena) {
+            if let Some(other) = self.arena(index) {
+                pages.count(index, &mut other.lock());
+            }
         }
         let mut table = self.lock_tags();
         if others == Others::Marked {
             self.mark_releases(&mut table, arena, ask.tag);
         }
-        let is_far_ahead = self.is_far_ahead(&mut table, pages, owner);
+        let is_far_ahead = self.is_far_ahead(&mut table, pages, arena);
         let mut state = owner.lock();
         let untouchable = if let Others::AllBut(untouchable) = others { untouchable } else { 0 };
-        let Some(window) = state.heap.best_window_anywhere(ask, untouchable) else { return Ok(None) };
+        let Some(window) = state.heap.best_window_or(found, ask, untouchable) else { return Ok(None) };
         if window.users == 0 {
             return Ok(Some(state.heap.claim_window(window, ask)));
         }
         state.heap.releases_in(window, ask, &mut pages.scratch.releases);
         if others == Others::Marked {
             // No call to the backend is made under the arena's lock.
-            let found_at = state.heap.version();
+            let (found_at, now) = (state.heap.version(), state.heap.now());
             drop(state);
-            let may_wait = self.may_wait_unasked(&table, arena, &pages.scratch.releases);
+            let waiter = (ask.tag != SHARED_TAG).then_some((ask.tag, stream));
+            let passed = self.pass_unmarked(&mut table, arena, &pages.scratch.releases, waiter);
             state = owner.lock();
-            if !may_wait || state.heap.version() != found_at {
+            let Some(Passed { complete, ordered }) = passed else { return Ok(None) };
+            if complete | ordered != 0 {
+                state.heap.note_complete(complete, now);
+                if ordered != 0 {
+                    state.heap.note_ordered(ask.tag, ordered, now);
+                }
+                state.heap.releases_in(window, ask, &mut pages.scratch.releases);
+            }
+            if state.heap.version() != found_at {
                 return Ok(None);
+            }
+            if pages.scratch.releases.is_empty() {
+                return Ok(Some(state.heap.claim_window(window, ask)));
             }
         }
         let peak_before = pages.peak_units;
@@ -103,6 +127,12 @@ impl<P: MemoryProvider> Inner<P> {
             pages.peak_units = peak_before;
             return Ok(None);
         }
+        if !is_for_slabs(arena) && pages.scattered.note(window.is_scattered, state.heap.free_units()) {
+            drop((state, table));
+            pages.peak_units = peak_before;
+            self.gather(pages, arena, (stream, ask.tag));
+            return self.wait_instead(pages, arena, (stream, ask, None), others, means);
+        }
         let node = state.heap.claim_window(window, ask);
         drop(state);
         pages.misses += 1;
@@ -116,18 +146,18 @@ impl<P: MemoryProvider> Inner<P> {
         })
     }
 
-    /// Whether the host is far ahead of the device: whether the arena has handed out many times the pool's peak since the oldest
-    /// mark that was not passed.
-    fn is_far_ahead(&self, table: &mut Tags<P::Event>, pages: &Pages<P::Physical>, owner: &Arena) -> bool {
+    /// Whether the host is far ahead of the device: whether the arena, which was just counted, has handed out many times the pool's
+    /// peak since the oldest mark that was not passed.
+    fn is_far_ahead(&self, table: &mut Tags<P::Event>, pages: &Pages<P::Physical>, arena: u32) -> bool {
         let far = (pages.peak_units << UNIT_SHIFT).saturating_mul(PEAKS_AHEAD);
-        let allocated = owner.lock().large.allocated().1;
+        let allocated = pages.allocated_bytes_of(arena);
         let is_far = |oldest: Option<u64>| oldest.is_some_and(|oldest| allocated.saturating_sub(oldest) > far);
-        if !is_far(table.marks.oldest(owner.index)) {
+        if !is_far(table.marks.oldest(arena)) {
             return false;
         }
         // They may have been passed long since.
-        self.pass_marks(table, owner.index);
-        is_far(table.marks.oldest(owner.index))
+        self.pass_marks(table, arena);
+        is_far(table.marks.oldest(arena))
     }
 }
 

@@ -20,6 +20,7 @@ use std::hint::{cold_path, select_unpredictable};
 use alloc_core::Stream;
 
 pub(crate) use self::node::{Kind, NIL, Node, SHARED_TAG, TAGS, Tag, TagSet, each_of, own_set};
+pub(crate) use self::window::Prospect;
 use super::bins::Bins;
 
 /// What is asked of a heap.
@@ -33,6 +34,11 @@ pub(crate) struct Ask {
     /// The stream asking.
     pub(crate) tag: Tag,
     pub(crate) home: Stream,
+}
+
+/// The first offset from `start` on whose address, `base` being that of offset 0, is a multiple of `align` units.
+fn aligned(base: u64, start: u64, align: u64) -> u64 {
+    ((base + start + align - 1) & !(align - 1)) - base
 }
 
 /// The pieces of one range.
@@ -70,6 +76,8 @@ pub(crate) struct Heap {
     seen: TagSet,
     /// The latest release of each stream, as long as there are events.
     latest: Box<[u64; TAGS]>,
+    /// A buffer, so that a search needs no memory of its own.
+    found: window::Pieces,
 }
 
 impl Heap {
@@ -96,6 +104,7 @@ impl Heap {
             ordered: Vec::new(),
             seen: 0,
             latest: Box::new([0; TAGS]),
+            found: window::Pieces::default(),
         };
         let node = heap.vacant_node();
         heap.nodes[node as usize].units = units;
@@ -112,7 +121,7 @@ impl Heap {
         u64::from(self.capacity)
     }
 
-    #[cfg(test)]
+    /// How many units of free memory there are.
     pub(crate) fn free_units(&self) -> u64 {
         self.free_units
     }
@@ -128,11 +137,6 @@ impl Heap {
     /// The streams that ever had memory here.
     pub(crate) fn seen(&self) -> TagSet {
         self.seen
-    }
-
-    /// Something that is another once free memory was taken or came about, while no pages move.
-    pub(crate) fn version(&self) -> impl PartialEq + use<> {
-        (self.now, self.used_units)
     }
 
     /// The stamp of the latest release.
@@ -215,7 +219,7 @@ impl Heap {
 
     /// The first offset from `start` on whose address is a multiple of `align` units.
     pub(crate) fn aligned(&self, start: u64, align: u64) -> u64 {
-        ((self.base + start + align - 1) & !(align - 1)) - self.base
+        aligned(self.base, start, align)
     }
 
     /// Gives a used node's memory back; returns the free node that holds it now.

@@ -3,6 +3,9 @@
 use super::node::{Kind, NIL, Node, TAGS, Tag, TagSet, each_of, own_set};
 use super::{Ask, Heap};
 
+/// A stream that comes after no other.
+static NOT_ORDERED: [u64; TAGS] = [0; TAGS];
+
 impl Heap {
     /// Whether there are events, or were.
     pub(crate) fn has_marks(&self) -> bool {
@@ -67,9 +70,19 @@ impl Heap {
     #[cold]
     #[inline(never)]
     fn outstanding_for(&self, tag: Tag, others: TagSet, stamp: u64) -> TagSet {
-        let found = self.outstanding(others, stamp);
-        let Some(ordered) = self.ordered.get(usize::from(tag)) else { return found };
-        each_of(found).filter(|other| ordered[usize::from(*other)] < stamp).fold(0, |left, other| left | 1 << other)
+        self.outstanding_but(self.ordered.get(usize::from(tag)).unwrap_or(&NOT_ORDERED), others, stamp)
+    }
+
+    /// Those of the streams whose releases up to `stamp` are neither known to be complete nor `ordered`.
+    #[inline(always)]
+    fn outstanding_but(&self, ordered: &[u64; TAGS], tags: TagSet, stamp: u64) -> TagSet {
+        let (mut rest, mut found) = (tags, 0);
+        while rest != 0 {
+            let tag = rest.trailing_zeros() as usize & (TAGS - 1);
+            found |= TagSet::from(self.complete[tag] < stamp && ordered[tag] < stamp) << tag;
+            rest &= rest - 1;
+        }
+        found
     }
 
     /// The latest release by a stream of a block that no other used, if it is not known to be done with.
@@ -87,7 +100,7 @@ impl Heap {
     #[cold]
     #[inline(never)]
     fn outstanding(&self, tags: TagSet, stamp: u64) -> TagSet {
-        each_of(tags).filter(|tag| self.complete[usize::from(*tag)] < stamp).fold(0, |found, tag| found | 1 << tag)
+        self.outstanding_but(&NOT_ORDERED, tags, stamp)
     }
 
     /// The streams that have to be waited for before `ask.tag` may have the free memory that fits best.

@@ -1,7 +1,7 @@
 //! Where free memory lies side by side that different streams used: the place that a stream has to wait for least.
 
-use super::node::{Kind, NIL, Tag, TagSet, each_of};
-use super::{Ask, Heap};
+use super::node::{Kind, Tag, TagSet, each_of};
+use super::{Ask, Heap, aligned};
 
 /// A place within free memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +12,22 @@ pub(crate) struct Window {
     /// The streams to be waited for, and the last release of any of them.
     pub(crate) users: TagSet,
     stamp: u64,
+    /// Of the blocks of that size that there is free memory for, a quarter has no room, as it lies in several pieces.
+    pub(crate) is_scattered: bool,
+}
+
+/// A place that was found, and when: it may be had as long as the heap is at that version.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Prospect {
+    window: Window,
+    version: Version,
+}
+
+/// Something that is another once free memory was taken or came about, or pages moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Version {
+    now: u64,
+    used_units: u64,
 }
 
 /// A free node, and what it has whoever asks wait for.
@@ -25,50 +41,202 @@ struct Piece {
     stamp: u64,
 }
 
-/// The best place so far, and what makes it so: the sooner all is done with that was released there the better, then the
-/// less is left of the free memory around it, and then whether that stays in one piece.
-type Best = Option<((u64, u64, bool), Window)>;
+/// Free nodes that follow each other, and what lies in a row there.
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    first: usize,
+    /// Behind the last.
+    last: usize,
+    low: u64,
+    high: u64,
+    /// What is left of it if as many blocks are had there as there is room for.
+    spare: u64,
+}
+
+/// The free memory that may be large enough, as it was when this search began.
+#[derive(Debug, Default)]
+pub(super) struct Pieces {
+    pieces: Vec<Piece>,
+    rows: Vec<Row>,
+}
+
+/// What a place has to be like.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    units: u64,
+    align: u64,
+    base: u64,
+    untouchable: TagSet,
+    leaves_room: bool,
+}
+
+impl Wanted {
+    /// Whether a place may have the piece in it if all of it has to be released before `stamp`.
+    fn may_have(&self, piece: &Piece, stamp: u64) -> bool {
+        piece.stamp < stamp && piece.users & self.untouchable == 0
+    }
+
+    /// The first place from `start` on in the row.
+    fn first_from(&self, start: u64, row: &Row) -> u64 {
+        if self.align > 1 {
+            return aligned(self.base, start, self.align);
+        }
+        if !self.leaves_room {
+            return start;
+        }
+        match (start - row.low) % self.units {
+            beyond if beyond <= row.spare => start,
+            beyond => start - beyond + self.units,
+        }
+    }
+}
+
+impl Pieces {
+    /// The latest release at the place where that was longest ago.
+    fn least_stamp(&self, wanted: &Wanted) -> Option<u64> {
+        let mut least = u64::MAX;
+        for row in &self.rows {
+            let mut from = None;
+            for index in row.first..row.last {
+                let piece = &self.pieces[index];
+                if !wanted.may_have(piece, least) {
+                    from = None;
+                    continue;
+                }
+                let mut start = *from.get_or_insert_with(|| wanted.first_from(piece.start, row));
+                while start + wanted.units <= piece.end {
+                    let latest = self.latest_within(start, index);
+                    least = self.pieces[latest].stamp;
+                    if least == 0 {
+                        return Some(0);
+                    }
+                    // What is better than this place does without that piece.
+                    if latest == index {
+                        from = None;
+                        break;
+                    }
+                    start = wanted.first_from(self.pieces[latest + 1].start, row);
+                    from = Some(start);
+                }
+            }
+        }
+        (least != u64::MAX).then_some(least)
+    }
+
+    /// The last of the pieces with the latest release in a place that ends in the piece `last`.
+    fn latest_within(&self, start: u64, last: usize) -> usize {
+        let mut latest = last;
+        for index in (0..last).rev().take_while(|&index| self.pieces[index].end > start) {
+            if self.pieces[index].stamp > self.pieces[latest].stamp {
+                latest = index;
+            }
+        }
+        latest
+    }
+
+    /// The place where what was released longest ago is waited for; of several the one with the least left of the free memory around it,
+    /// and then one that leaves that in one piece.
+    fn best(&self, wanted: &Wanted) -> Option<Window> {
+        let before = self.least_stamp(wanted)? + 1;
+        let mut best: Option<((u64, bool), usize, u64)> = None;
+        for row in &self.rows {
+            let mut consider = |last: usize, start: u64| {
+                let key = (row.high - row.low, start != row.low && start + wanted.units != row.high);
+                if best.is_none_or(|(least, ..)| key < least) {
+                    best = Some((key, last, start));
+                }
+            };
+            // Of each stretch of pieces the first place, and the last at the end of the row.
+            let (mut from, mut is_found) = (None, false);
+            for index in row.first..row.last {
+                let piece = &self.pieces[index];
+                if !wanted.may_have(piece, before) {
+                    (from, is_found) = (None, false);
+                    continue;
+                }
+                let start = *from.get_or_insert_with(|| wanted.first_from(piece.start, row));
+                if !is_found && start + wanted.units <= piece.end {
+                    is_found = true;
+                    consider(index, start);
+                }
+            }
+            let end = row.high - wanted.units;
+            if is_found && aligned(wanted.base, end, wanted.align) == end {
+                consider(row.last - 1, end);
+            }
+        }
+        let (_, last, start) = best?;
+        let place = || self.pieces[..=last].iter().rev().take_while(|piece| piece.end > start);
+        Some(Window {
+            first: place().last()?.node,
+            start: u32::try_from(start).ok()?,
+            users: place().fold(0, |users, piece| users | piece.users),
+            stamp: before - 1,
+            is_scattered: false,
+        })
+    }
+}
 
 impl Heap {
     /// The place where `ask.tag` waits for what was released longest ago, or for nothing if there is one; never for the
     /// `untouchable` streams.
-    pub(crate) fn best_window(&self, ask: Ask, untouchable: TagSet) -> Option<Window> {
+    pub(crate) fn best_window(&mut self, ask: Ask, untouchable: TagSet) -> Option<Window> {
         self.best_window_if(ask, untouchable, true)
     }
 
     /// The same, and wherever it leaves room for nothing else if there is no other: for whoever can't wait for some streams, and has
     /// memory of its own beside theirs.
-    pub(crate) fn best_window_anywhere(&self, ask: Ask, untouchable: TagSet) -> Option<Window> {
+    pub(crate) fn best_window_anywhere(&mut self, ask: Ask, untouchable: TagSet) -> Option<Window> {
         let best = self.best_window(ask, untouchable);
         if best.is_none() && untouchable != 0 { self.best_window_if(ask, untouchable, false) } else { best }
     }
 
-    fn best_window_if(&self, ask: Ask, untouchable: TagSet, leaves_room: bool) -> Option<Window> {
+    fn best_window_if(&mut self, ask: Ask, untouchable: TagSet, leaves_room: bool) -> Option<Window> {
         if self.is_at_ebb() {
             return None;
         }
-        let (mut best, mut run) = (None, Vec::with_capacity(32));
-        let (mut index, mut first, mut units) = (self.containing(0, 0), NIL, 0);
-        loop {
-            let node = self.node(index);
-            match node {
-                Some(node) if node.kind == Kind::Free => {
-                    first = if units == 0 { index } else { first };
-                    units += u64::from(node.units);
-                }
-                _ if units >= u64::from(ask.units) => {
-                    run.clear();
-                    self.pieces(first, ask, &mut run);
-                    self.best_in_run(&run, ask, (untouchable, leaves_room), &mut best);
-                    units = 0;
-                }
-                _ => units = 0,
+        let mut found = std::mem::take(&mut self.found);
+        let units = u64::from(ask.units.max(1));
+        let (free, room) = self.find_pieces(ask, units, &mut found);
+        let wanted = Wanted { units, align: ask.align, base: self.base, untouchable, leaves_room };
+        let best = found.best(&wanted);
+        self.found = found;
+        let most = free / units;
+        best.map(|window| Window { is_scattered: 4 * (most - room.min(most)) >= most.max(1), ..window })
+    }
+
+    /// Finds the free memory that may be large enough; how many units are free in all, and for how many blocks there is room.
+    fn find_pieces(&self, ask: Ask, units: u64, found: &mut Pieces) -> (u64, u64) {
+        let Pieces { pieces, rows } = found;
+        pieces.clear();
+        rows.clear();
+        let (mut free, mut room) = (0, 0);
+        let mut index = self.containing(0, 0);
+        while let Some(mut node) = self.node(index) {
+            if node.kind != Kind::Free {
+                index = node.next;
+                continue;
             }
-            match node {
-                Some(node) => index = node.next,
-                None => return best.map(|(_, window)| window),
+            let (first, low) = (pieces.len(), u64::from(node.start));
+            let high = loop {
+                let users = self.in_the_way(node, ask.tag);
+                let stamp = if users == 0 { 0 } else { node.stamp };
+                pieces.push(Piece { node: index, start: u64::from(node.start), end: node.end(), users, stamp });
+                index = node.next;
+                match self.node(index) {
+                    Some(next) if next.kind == Kind::Free => node = next,
+                    _ => break node.end(),
+                }
+            };
+            free += high - low;
+            if high - low < units {
+                pieces.truncate(first);
+            } else {
+                room += (high - low) / units;
+                rows.push(Row { first, last: pieces.len(), low, high, spare: (high - low) % units });
             }
         }
+        (free, room)
     }
 
     /// The last release of each stream that is to be waited for at the place.
@@ -92,21 +260,31 @@ impl Heap {
         self.claim(window.first, window.start, ask).0
     }
 
+    pub(crate) fn version(&self) -> Version {
+        Version { now: self.now, used_units: self.used_units }
+    }
+
+    /// Where there are events, takes the best place if nobody has to be waited for there; else the place.
+    pub(crate) fn allocate_or_find(&mut self, ask: Ask) -> Result<u32, Option<Prospect>> {
+        let window = if self.has_marks() { self.best_window(ask, 0) } else { None };
+        match window {
+            Some(window) if window.users == 0 => Ok(self.claim_window(window, ask)),
+            window => Err(window.map(|window| Prospect { window, version: self.version() })),
+        }
+    }
+
+    /// The place that was found if it is still the best, or such a one.
+    pub(crate) fn best_window_or(&mut self, found: Option<Prospect>, ask: Ask, untouchable: TagSet) -> Option<Window> {
+        match found.filter(|found| found.version == self.version() && untouchable == 0) {
+            Some(found) => Some(found.window),
+            None => self.best_window_anywhere(ask, untouchable),
+        }
+    }
+
     /// Takes the best place that nobody has to be waited for.
     pub(crate) fn allocate_window(&mut self, ask: Ask) -> Option<u32> {
         let window = self.best_window(ask, TagSet::MAX)?;
         Some(self.claim_window(window, ask))
-    }
-
-    /// The free nodes that follow each other from this one on.
-    fn pieces(&self, first: u32, ask: Ask, run: &mut Vec<Piece>) {
-        let mut index = first;
-        while let Some(node) = self.node(index).filter(|node| node.kind == Kind::Free) {
-            let users = self.in_the_way(node, ask.tag);
-            let stamp = if users == 0 { 0 } else { node.stamp };
-            run.push(Piece { node: index, start: u64::from(node.start), end: node.end(), users, stamp });
-            index = node.next;
-        }
     }
 
     /// How far into a free node a block can be had there such that the free memory around it has room for as many more of that
@@ -133,70 +311,6 @@ impl Heap {
             _ => units - (start - low) % units,
         };
         u32::try_from(skip).ok().filter(|_| start + skip + units <= node.end())
-    }
-
-    /// Places that begin or end with a piece are enough: between those the same pieces are met. Of those that leave no room
-    /// for as many more such blocks as could be had it is the nearest that do.
-    fn best_in_run(&self, run: &[Piece], ask: Ask, (untouchable, leaves_room): (TagSet, bool), best: &mut Best) {
-        let (Some(low), Some(high)) = (run.first().map(|piece| piece.start), run.last().map(|piece| piece.end)) else {
-            return;
-        };
-        let units = u64::from(ask.units);
-        if high - low < units {
-            return;
-        }
-        let is_too_late = |best: &Best, stamp| best.as_ref().is_some_and(|(least, _)| stamp > least.0);
-        let consider = |best: &mut Best, start: u64, first: Option<usize>| {
-            let end = start + units;
-            if start < low || end > high {
-                return;
-            }
-            let first = first.unwrap_or_else(|| run.partition_point(|piece| piece.end <= start));
-            let (mut users, mut stamp) = (0, 0);
-            for piece in run[first..].iter().take_while(|piece| piece.start < end) {
-                users |= piece.users;
-                stamp = stamp.max(piece.stamp);
-                if is_too_late(best, stamp) {
-                    return;
-                }
-            }
-            let key = (stamp, high - low - units, start != low && end != high);
-            if users & untouchable == 0
-                && best.as_ref().is_none_or(|(least, _)| key < *least)
-                && let Ok(at) = u32::try_from(start)
-            {
-                *best = Some((key, Window { first: run[first].node, start: at, users, stamp }));
-            }
-        };
-        // Many pieces have the same places near them.
-        let mut moved = [u64::MAX; 2];
-        for (index, piece) in run.iter().enumerate() {
-            let last = piece.end.checked_sub(units).map(|last| match self.aligned(last, ask.align) {
-                aligned if aligned == last => last,
-                aligned => aligned.saturating_sub(ask.align),
-            });
-            let first = self.aligned(piece.start, ask.align);
-            for (start, holds_it) in [(Some(first), first == piece.start), (last, false)] {
-                let Some(start) = start else { continue };
-                match wasted(low, high, start, units) {
-                    beyond if beyond == 0 || ask.align > 1 || !leaves_room => {
-                        // It holds the piece itself, unless it was aligned.
-                        if ask.align > 1 || !is_too_late(best, piece.stamp) {
-                            consider(best, start, holds_it.then_some(index));
-                        }
-                    }
-                    beyond => {
-                        for (known, near) in
-                            moved.iter_mut().zip([start - beyond, start - (start - low) % units + units])
-                        {
-                            if std::mem::replace(known, near) != near {
-                                consider(best, near, None);
-                            }
-                        }
-                    }
-                }
-            }
-        }
     }
 }
 
@@ -332,6 +446,81 @@ mod tests {
         heap.note_mark(1);
         assert_eq!(heap.allocate_leaving_room(ask(30, 1)), None);
         assert!(heap.allocate_leaving_room(ask(32, 1)).is_some());
+    }
+
+    /// Every place there is, tried one after the other: the latest release there, what is left around it, and whether in one piece.
+    fn best_of_all(heap: &Heap, ask: Ask, untouchable: TagSet) -> Option<(u64, u64, bool)> {
+        let (units, mut best, mut row) = (u64::from(ask.units), None, Vec::new());
+        for start in 0..=heap.capacity() {
+            let node = (start < heap.capacity()).then(|| heap.node(heap.containing(0, start as u32))).flatten();
+            if let Some(node) = node.filter(|node| node.kind == Kind::Free) {
+                let users = heap.in_the_way(node, ask.tag);
+                row.push((users, if users == 0 { 0 } else { node.stamp }));
+                continue;
+            }
+            let length = row.len() as u64;
+            for (at, place) in row.windows(ask.units as usize).enumerate() {
+                let (at, low) = (at as u64, start - length);
+                let may = place.iter().all(|(users, _)| users & untouchable == 0);
+                let fits = if ask.align > 1 {
+                    (heap.base + low + at).is_multiple_of(ask.align)
+                } else {
+                    at / units + (length - units - at) / units == length / units - 1
+                };
+                if may && fits {
+                    let stamp = place.iter().map(|(_, stamp)| *stamp).max().unwrap_or(0);
+                    let key = (stamp, length - units, at != 0 && at + units != length);
+                    best = Some(best.map_or(key, |least| key.min(least)));
+                }
+            }
+            row.clear();
+        }
+        best
+    }
+
+    #[test]
+    fn no_place_is_better() {
+        let mut state = 7_u64;
+        let mut below = |most: u64| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state % most
+        };
+        let mut found = [0; 2];
+        for _ in 0..2_000 {
+            let layout: Vec<_> = (0..4 + below(12)).map(|_| (below(5) as u8, 1 + below(12) as u32)).collect();
+            let (mut heap, mut blocks) = cut(&layout);
+            heap.base = below(64);
+            heap.note_mark(1);
+            while blocks.len() as u64 > below(5) {
+                let block = blocks.swap_remove(below(blocks.len() as u64) as usize);
+                heap.release(block);
+            }
+            heap.note_complete(1 << below(5), below(heap.now()));
+            heap.note_ordered(2, 1 << below(5), below(heap.now() + 4));
+            let wanted = Ask { align: 1 << below(4).saturating_sub(1), ..ask(1 + below(30) as u32, 2) };
+            let untouchable = if below(3) == 0 { 1 << below(5) } else { 0 };
+            let window = heap.best_window(wanted, untouchable);
+            let expected = best_of_all(&heap, wanted, untouchable);
+            found[usize::from(window.is_some())] += 1;
+            let key = window.map(|window| {
+                let (start, units) = (u64::from(window.start), u64::from(wanted.units));
+                let (mut low, mut high) = (start, start);
+                let is_free = |heap: &Heap, at: u64| {
+                    at < heap.capacity() && heap.node(heap.containing(0, at as u32)).unwrap().kind == Kind::Free
+                };
+                while low > 0 && is_free(&heap, low - 1) {
+                    low -= 1;
+                }
+                while is_free(&heap, high) {
+                    high += 1;
+                }
+                (window.stamp, high - low - units, start != low && start + units != high)
+            });
+            assert_eq!(key, expected, "{wanted:?} {untouchable:b} {window:?}");
+        }
+        assert!(found.iter().all(|&times| times > 300), "{found:?}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod capture;
 mod crossing;
+mod gather;
 mod many;
 mod marks;
 mod parking;
