@@ -317,6 +317,19 @@ mod tests {
     }
 
     #[test]
+    fn moves_that_are_forgiven_earn_no_memory() {
+        let more = |forgiven: u64| {
+            let mut pages = Pages::<()>::new(1);
+            pages.reserved.add(100 << UNIT_SHIFT);
+            (pages.moves, pages.moved_granules) = (500, 500);
+            pages.forgive_moves(forgiven, forgiven);
+            pages.more_for_restless(1.0)
+        };
+        assert!(more(0) > more(300));
+        assert_eq!(more(500), 0.0);
+    }
+
+    #[test]
     fn what_an_arena_used_counts_for_a_while() {
         let mut recent = Recent::default();
         recent.note(500, 0);
