@@ -203,3 +203,32 @@ fn large_blocks_that_come_and_go_leave_each_other_room() {
     assert!(figures.reserved.peak <= figures.in_use.peak + PAGE, "{figures:?}");
     rig.close();
 }
+
+#[test]
+fn a_stream_whose_events_are_over_is_asked_by_itself() {
+    for is_busy in [false, true] {
+        let rig = tight();
+        let (shared, block) = (rig.take(PAGE, A), rig.take(4 * PAGE, A));
+        rig.work(shared, B);
+        rig.give_used(shared, A, &[B]);
+        rig.provider.complete_everything();
+        // Finds out that the event is over, and frees nothing.
+        rig.pool.trim(u64::MAX);
+        rig.work(block, A);
+        if !is_busy {
+            rig.provider.complete_everything();
+        }
+        rig.give(block, A);
+        let before = rig.stream_calls();
+        let crossed = rig.take(5 * PAGE, C);
+        rig.work(crossed, C);
+        let after = rig.stream_calls();
+        assert_eq!(crossed.address(), shared.address(), "all that there is");
+        let calls = (after.0 - before.0, after.1 - before.1, after.2 - before.2);
+        assert_eq!(calls, if is_busy { (1, 1, 1) } else { (0, 1, 0) }, "events, questions, waits");
+        assert_eq!(rig.provider.complete_next(C), !is_busy);
+        rig.provider.complete_everything();
+        rig.give(crossed, C);
+        rig.close();
+    }
+}
