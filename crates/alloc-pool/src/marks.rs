@@ -458,6 +458,7 @@ mod tests {
                 off => 4 + 2 * off.ilog2(),
             };
             assert!(asked.get() <= most, "{passed} after {left} were left: {}", asked.get());
+            assert_eq!(marks.arenas[0].queues[5].left as u64, 100 - passed, "which the next questions begin with");
             assert_eq!(marks.pending(0), if passed == 100 { 0 } else { 1 << 5 });
             assert_eq!(marks.oldest(0), (passed < 100).then_some(1000 * (passed + 1)));
         }
