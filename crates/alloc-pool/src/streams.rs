@@ -292,7 +292,8 @@ impl<P: MemoryProvider> Inner<P> {
 
     /// Gives back the events of retired streams whose work is complete by now, and forgets the oldest of too many.
     fn forget_retired(&self, tags: &mut Tags<P::Event>) {
-        for _ in 0..ASKED.min(tags.retired_pending.len()) {
+        let asked = if self.may_ask_in(tags) { ASKED.min(tags.retired_pending.len()) } else { 0 };
+        for _ in 0..asked {
             let Some(stream) = tags.retired_pending.pop_front() else { break };
             match tags.retired.get_mut(&stream).map(|event| self.settle_event(event)) {
                 Some(Ok(true)) => tags.shared.retain(|shared| *shared != stream),

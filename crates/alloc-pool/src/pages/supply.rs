@@ -161,7 +161,7 @@ impl<T> Pages<T> {
             return false;
         }
         let handle = &mut self.handles[index as usize];
-        if let Some(place) = handle.active {
+        let in_the_way = if let Some(place) = handle.active {
             if handle.found.search != self.search {
                 return false;
             }
@@ -176,7 +176,9 @@ impl<T> Pages<T> {
                 handle.found.search = 0;
                 return false;
             }
-            let users = state.heap.node(node).map_or(0, |node| state.heap.unfinished(node));
+            let found = state.heap.node(node);
+            let (users, in_the_way) =
+                found.map_or((0, 0), |node| (state.heap.unfinished(node), state.heap.in_the_way(node, tag)));
             state.heap.convert(node, start, units, Kind::Hole, 0);
             handle.users = users;
             handle.found.search = 0;
@@ -184,13 +186,16 @@ impl<T> Pages<T> {
                 handle.home.get_or_insert(Home::At(place));
             }
             self.set_active(index, None);
+            in_the_way
         } else {
             if self.lending {
                 handle.home.get_or_insert(Home::Nowhere);
             }
+            let in_the_way = handle.users & !own_set(tag);
             self.unlist_idle(index);
-        }
-        self.in_the_way |= self.handles[index as usize].users & !own_set(tag);
+            in_the_way
+        };
+        self.in_the_way |= in_the_way;
         true
     }
 

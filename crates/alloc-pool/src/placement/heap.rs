@@ -259,7 +259,9 @@ impl Heap {
     /// the end of the new node is free or a hole. Also returns the streams to be waited for.
     pub(crate) fn claim(&mut self, first: u32, start: u32, ask: Ask) -> (u32, TagSet) {
         let mut index = self.containing(first, start);
-        let mut in_the_way = self.in_the_way(&self.nodes[index as usize], ask.tag);
+        // Of a hole nobody says who uses it.
+        let way = |heap: &Self, node: &Node| if node.kind == Kind::Free { heap.in_the_way(node, ask.tag) } else { 0 };
+        let mut in_the_way = way(self, &self.nodes[index as usize]);
         let kind = self.detach(index);
         let skip = start - self.nodes[index as usize].start;
         if skip > 0 {
@@ -271,7 +273,7 @@ impl Heap {
         while self.nodes[index as usize].units < ask.units {
             let next = self.nodes[index as usize].next;
             let node = &self.nodes[next as usize];
-            in_the_way |= self.in_the_way(node, ask.tag);
+            in_the_way |= way(self, node);
             last = (node.kind, node.users, node.stamp);
             self.detach(next);
             self.absorb_next(index);
@@ -301,6 +303,7 @@ impl Heap {
 
     /// Turns a used node into a hole.
     pub(crate) fn abandon(&mut self, index: u32) {
+        self.now += 1;
         let node = &mut self.nodes[index as usize];
         node.generation = node.generation.wrapping_add(1);
         self.used_units -= u64::from(node.units);

@@ -31,6 +31,8 @@ impl Heap {
 
     /// Gives a used node's memory back that all these streams used. It stays apart from its neighbours.
     pub(crate) fn release_shared(&mut self, index: u32, users: TagSet, stamp: u64) {
+        // The stamp is of earlier, and what was found since is to be known to be old.
+        self.now += 1;
         let node = &mut self.nodes[index as usize];
         (node.users, node.stamp) = (users, stamp);
         self.used_units -= u64::from(node.units);

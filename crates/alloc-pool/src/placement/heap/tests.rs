@@ -365,3 +365,15 @@ fn lists_in_address_order_forget_who_was_released_when() {
         heap.check().unwrap();
     }
 }
+
+#[test]
+fn nobody_is_in_the_way_at_addresses_without_memory() {
+    let mut heap = backed(100);
+    let of = |tag, units| Ask { tag, ..ask(units) };
+    let blocks = [of(0, 50), of(3, 50)].map(|ask| heap.allocate(ask).unwrap());
+    heap.release(blocks[0]);
+    let claimed = heap.claim(0, 0, of(1, 50)).0;
+    heap.abandon(claimed);
+    assert_eq!(heap.claim(0, 0, of(2, 50)).1, 0);
+    heap.check().unwrap();
+}

@@ -198,3 +198,33 @@ fn small_blocks_are_recorded_for_while_another_stream_is_captured() {
     rig.give(of_b, B);
     rig.close();
 }
+
+#[test]
+fn pages_that_a_stream_comes_after_move_while_their_own_is_captured() {
+    let rig = tight();
+    // Pages of A with blocks of C between them, and two in one piece that A released last.
+    let (islands, kept): (Vec<_>, Vec<_>) = (0..2).map(|_| (rig.take(PAGE, A), rig.take(PAGE, C))).unzip();
+    let (shared, between, last) = (rig.take(PAGE, A), rig.take(PAGE, C), rig.take(2 * PAGE, A));
+    rig.work(shared, B);
+    rig.give_used(shared, A, &[B]);
+    let held = rig.take(PAGE, C);
+    assert_eq!(held.address(), shared.address(), "there are events");
+    for block in islands.into_iter().chain([last]) {
+        rig.work(block, A);
+        rig.give(block, A);
+    }
+    let ordered = rig.take(2 * PAGE, C);
+    rig.work(ordered, C);
+    assert_eq!(ordered.address(), last.address(), "so that C comes after all that A released");
+    rig.provider.set_capturing(A, true);
+    let before = (rig.stream_calls(), rig.figures().reserved.current);
+    let moved = rig.take(2 * PAGE, C);
+    rig.work(moved, C);
+    assert_eq!((rig.stream_calls(), rig.figures().reserved.current), before);
+    assert!(rig.figures().moves > 0);
+    rig.provider.set_capturing(A, false);
+    rig.provider.drop_graph(A);
+    rig.provider.complete_everything();
+    kept.into_iter().chain([between, held, ordered, moved]).for_each(|block| rig.give(block, C));
+    rig.close();
+}

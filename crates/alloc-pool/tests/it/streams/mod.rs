@@ -8,6 +8,7 @@ mod marks;
 mod parking;
 mod poisoned;
 mod retirement;
+mod threads;
 mod trust;
 
 use alloc_core::ProviderCalls;

@@ -149,6 +149,22 @@ fn a_place_that_was_found_is_had_unless_memory_was_taken_or_moved_since() {
     assert!(heap.allocate_or_find(ask(90, 0)).is_ok());
 }
 
+#[test]
+fn a_place_is_not_had_if_some_of_it_was_taken_after_a_release_of_an_earlier_stamp() {
+    let (mut heap, blocks) = cut(&[(0, 10), (1, 20), (0, 10), (1, 10)]);
+    heap.note_mark(1);
+    heap.release(blocks[1]);
+    let stamp = heap.reserve_stamp();
+    let found = heap.allocate_or_find(ask(20, 2)).unwrap_err();
+    heap.release_shared(blocks[3], 0b1010, stamp);
+    // As much is in use as before.
+    let taken = heap.allocate(ask(10, 1)).unwrap();
+    let taken = heap.node(taken).map(|node| u64::from(node.start)..node.end()).unwrap();
+    let window = heap.best_window_or(found, ask(20, 2), 0);
+    let is_beside = |start: u64| start >= taken.end || start + 20 <= taken.start;
+    assert!(start(window).is_none_or(|start| is_beside(u64::from(start))), "{window:?} {taken:?}");
+}
+
 /// Every place there is, tried one after the other: the latest release there, what is left around it, and whether in one piece.
 fn best_of_all(heap: &Heap, ask: Ask, untouchable: TagSet) -> Option<(u64, u64, bool)> {
     let (units, mut best, mut row) = (u64::from(ask.units), None, Vec::new());
