@@ -58,17 +58,10 @@ enum Passage {
 
 /// What became of requests for memory that several streams used, by tag.
 #[derive(Clone, Copy, Debug, Default)]
-struct Found {
-    complete: TagSet,
-    ordered: TagSet,
-    busy: TagSet,
-}
-
-/// The streams that were found idle, and those that were waited for.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Passed {
+pub(crate) struct Found {
     pub(crate) complete: TagSet,
     pub(crate) ordered: TagSet,
+    busy: TagSet,
 }
 
 impl<P: MemoryProvider> Inner<P> {
@@ -80,14 +73,14 @@ impl<P: MemoryProvider> Inner<P> {
         arena: u32,
         releases: &[(Tag, u64)],
         waiter: Option<(Tag, Stream)>,
-    ) -> Option<Passed> {
-        let mut passed = Passed::default();
+    ) -> Option<Found> {
+        let mut passed = Found::default();
         for &(tag, stamp) in releases {
             if table.marks.pending(arena) & 1 << tag == 0 {
                 match self.pass(table, tag, waiter) {
                     Passage::Complete => passed.complete |= 1 << tag,
                     Passage::Ordered => passed.ordered |= 1 << tag,
-                    Passage::Busy => {}
+                    Passage::Busy => passed.busy |= 1 << tag,
                 }
             }
             let is_passed = (passed.complete | passed.ordered) & 1 << tag != 0;

@@ -5,7 +5,7 @@ use alloc_core::{MemoryProvider, ProviderError, Stream};
 use super::serve::Means;
 use super::{Pages, Patience};
 use crate::arena::is_for_slabs;
-use crate::crossing::Passed;
+use crate::crossing::Found;
 use crate::placement::heap::{Ask, Prospect, SHARED_TAG, TagSet, own_set};
 use crate::placement::units::UNIT_SHIFT;
 use crate::pool::Inner;
@@ -58,7 +58,8 @@ impl<P: MemoryProvider> Inner<P> {
     }
 
     /// A used node of the arena whose memory the stream was made to wait for. `None`, with nothing done, if there is none that
-    /// will do, or if the pool may grow. What is known about streams has to do: none is asked anything.
+    /// will do, or if the pool may grow. `found` is the place if one was found under the arena's lock. What is known about streams
+    /// has to do, but for those of which there are no marks.
     pub(super) fn wait_instead(
         &self,
         pages: &mut Pages<P::Physical>,
@@ -99,7 +100,7 @@ impl<P: MemoryProvider> Inner<P> {
             let waiter = (ask.tag != SHARED_TAG).then_some((ask.tag, stream));
             let passed = self.pass_unmarked(&mut table, arena, &pages.scratch.releases, waiter);
             state = owner.lock();
-            let Some(Passed { complete, ordered }) = passed else { return Ok(None) };
+            let Some(Found { complete, ordered, .. }) = passed else { return Ok(None) };
             if complete | ordered != 0 {
                 state.heap.note_complete(complete, now);
                 if ordered != 0 {
@@ -120,18 +121,18 @@ impl<P: MemoryProvider> Inner<P> {
         let need = ask.units.div_ceil(pages.granule_units);
         let may_grow = |pages: &Pages<P::Physical>| pages.growth_granules(&self.config).min(may_hold) >= need;
         if !may_grow(pages) {
+            if !is_for_slabs(arena) && pages.scattered.note(window.is_scattered, state.heap.free_units()) {
+                drop((state, table));
+                pages.peak_units = peak_before;
+                self.gather(pages, arena, (stream, ask.tag));
+                return self.wait_instead(pages, arena, (stream, ask, None), others, means);
+            }
             // Which may be what allows it.
             pages.held_up.note(is_far_ahead);
         }
         if may_grow(pages) {
             pages.peak_units = peak_before;
             return Ok(None);
-        }
-        if !is_for_slabs(arena) && pages.scattered.note(window.is_scattered, state.heap.free_units()) {
-            drop((state, table));
-            pages.peak_units = peak_before;
-            self.gather(pages, arena, (stream, ask.tag));
-            return self.wait_instead(pages, arena, (stream, ask, None), others, means);
         }
         let node = state.heap.claim_window(window, ask);
         drop(state);

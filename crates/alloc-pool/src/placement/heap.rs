@@ -303,7 +303,6 @@ impl Heap {
 
     /// Turns a used node into a hole.
     pub(crate) fn abandon(&mut self, index: u32) {
-        self.now += 1;
         let node = &mut self.nodes[index as usize];
         node.generation = node.generation.wrapping_add(1);
         self.used_units -= u64::from(node.units);

@@ -78,13 +78,8 @@ impl Heap {
     /// Those of the streams whose releases up to `stamp` are neither known to be complete nor `ordered`.
     #[inline(always)]
     fn outstanding_but(&self, ordered: &[u64; TAGS], tags: TagSet, stamp: u64) -> TagSet {
-        let (mut rest, mut found) = (tags, 0);
-        while rest != 0 {
-            let tag = rest.trailing_zeros() as usize & (TAGS - 1);
-            found |= TagSet::from(self.complete[tag] < stamp && ordered[tag] < stamp) << tag;
-            rest &= rest - 1;
-        }
-        found
+        let is_left = |tag: &Tag| self.complete[usize::from(*tag)] < stamp && ordered[usize::from(*tag)] < stamp;
+        each_of(tags).filter(is_left).fold(0, |left, tag| left | 1 << tag)
     }
 
     /// The latest release by a stream of a block that no other used, if it is not known to be done with.

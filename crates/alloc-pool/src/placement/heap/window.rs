@@ -81,13 +81,7 @@ impl Wanted {
         if self.align > 1 {
             return aligned(self.base, start, self.align);
         }
-        if !self.leaves_room {
-            return start;
-        }
-        match (start - row.low) % self.units {
-            beyond if beyond <= row.spare => start,
-            beyond => start - beyond + self.units,
-        }
+        if self.leaves_room { first_roomy(start, row.low, row.spare, self.units) } else { start }
     }
 }
 
@@ -306,18 +300,18 @@ impl Heap {
             last = next;
         }
         let (low, start, units) = (u64::from(first.start), u64::from(node.start), u64::from(ask.units));
-        let skip = match wasted(low, last.end(), start, units) {
-            0 => 0,
-            _ => units - (start - low) % units,
-        };
-        u32::try_from(skip).ok().filter(|_| start + skip + units <= node.end())
+        let place = first_roomy(start, low, (last.end() - low) % units, units);
+        u32::try_from(place - start).ok().filter(|_| place + units <= node.end())
     }
 }
 
-/// How far a place in free memory from `low` to `high` lies behind the last one before it that leaves room for as many more
-/// of that size as there is at all.
-fn wasted(low: u64, high: u64, start: u64, units: u64) -> u64 {
-    (start.saturating_sub(low) % units).saturating_sub((high - low) % units)
+/// The first place from `start` on that leaves room for as many more of that size as there is at all, in free memory that
+/// begins at `low` and has `spare` units beside those.
+fn first_roomy(start: u64, low: u64, spare: u64, units: u64) -> u64 {
+    match (start - low) % units {
+        beyond if beyond <= spare => start,
+        beyond => start - beyond + units,
+    }
 }
 
 #[cfg(test)]

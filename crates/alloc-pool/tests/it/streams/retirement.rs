@@ -199,3 +199,23 @@ fn streams_may_come_and_go_for_ever() {
     assert_eq!(rig.provider.live_events(), 0);
     rig.close();
 }
+
+#[test]
+fn nothing_is_asked_when_a_stream_ends_while_another_is_captured() {
+    let rig = tight();
+    for stream in [A, B, C] {
+        let block = rig.take(PAGE, stream);
+        rig.work(block, stream);
+        rig.give(block, stream);
+    }
+    rig.pool.retire_stream(A);
+    let before = rig.provider.calls().query;
+    rig.provider.set_capturing(B, true);
+    rig.pool.retire_stream(C);
+    assert_eq!(rig.provider.calls().query, before, "A has work left");
+    rig.provider.assert_clean();
+    rig.provider.set_capturing(B, false);
+    rig.provider.drop_graph(B);
+    rig.provider.complete_everything();
+    rig.close();
+}
