@@ -25,9 +25,8 @@ const HEADROOM_PART: u64 = 256;
 /// Owners below this are the heaps of devices.
 pub(crate) const HEAPS: Owner = (KINDS.len() * ORDINALS) as Owner;
 
-/// A device's allocator.
-pub(crate) trait Allocator: Debug + Send + Sync {
-    fn allocator(&self) -> &'static dyn DeviceAllocator;
+/// What a device's allocator can be told and asked beyond the contract.
+trait Controls: Debug + Send + Sync {
     fn limit(&self) -> Option<u64>;
     /// `false` if the allocator has none that can be set.
     fn set_limit(&self, limit: Option<u64>) -> bool;
@@ -37,10 +36,7 @@ pub(crate) trait Allocator: Debug + Send + Sync {
     fn open_to(&self, peer: u16) -> Result<(), ProviderError>;
 }
 
-impl<P: PeerAccess> Allocator for &'static Pool<P> {
-    fn allocator(&self) -> &'static dyn DeviceAllocator {
-        *self
-    }
+impl<P: PeerAccess> Controls for &'static Pool<P> {
     fn limit(&self) -> Option<u64> {
         Pool::limit(self)
     }
@@ -64,10 +60,7 @@ impl<P: PeerAccess> Allocator for &'static Pool<P> {
 #[derive(Debug)]
 struct Installed(&'static dyn DeviceAllocator);
 
-impl Allocator for Installed {
-    fn allocator(&self) -> &'static dyn DeviceAllocator {
-        self.0
-    }
+impl Controls for Installed {
     fn limit(&self) -> Option<u64> {
         None
     }
@@ -99,42 +92,44 @@ pub(crate) struct Heap {
     pub(crate) live: Live,
     /// What is left to the device's driver.
     pub(crate) headroom: u64,
-    allocator: Box<dyn Allocator>,
+    allocator: &'static dyn DeviceAllocator,
+    controls: Box<dyn Controls>,
 }
 
 impl Heap {
     #[inline]
     pub(crate) fn allocator(&self) -> &'static dyn DeviceAllocator {
-        self.allocator.allocator()
+        self.allocator
     }
 
     pub(crate) fn limit(&self) -> Option<u64> {
-        self.allocator.limit()
+        self.controls.limit()
     }
 
     pub(crate) fn set_limit(&self, limit: Option<u64>) -> Result<(), Failure> {
         let foreign = Failure::Foreign { what: "the limit", device: self.device };
-        self.allocator.set_limit(limit).then_some(()).ok_or(foreign)
+        self.controls.set_limit(limit).then_some(()).ok_or(foreign)
     }
 
     pub(crate) fn reset_peaks(&self) -> Result<(), Failure> {
         self.live.reset_peak();
         let foreign = Failure::Foreign { what: "the peaks", device: self.device };
-        self.allocator.reset_peaks().then_some(()).ok_or(foreign)
+        self.controls.reset_peaks().then_some(()).ok_or(foreign)
     }
 
     pub(crate) fn memory(&self) -> Option<DeviceMemory> {
-        self.allocator.memory()
+        self.controls.memory()
     }
 
     pub(crate) fn open_to(&self, peer: u16) -> Result<(), ProviderError> {
-        self.allocator.open_to(peer)
+        self.controls.open_to(peer)
     }
 }
 
 static TABLE: [OnceLock<Heap>; HEAPS as usize] = [const { OnceLock::new() }; HEAPS as usize];
 
 /// The device that C names by two numbers.
+#[inline]
 pub(crate) fn device(kind: i32, ordinal: i32) -> Result<Device, Failure> {
     // Failures are made where they are needed: every call comes through here.
     let bad_kind = || Failure::InvalidArgument { what: "kind of device", value: kind.into() };
@@ -147,15 +142,30 @@ pub(crate) fn device(kind: i32, ordinal: i32) -> Result<Device, Failure> {
 }
 
 /// The number by which C knows the kind of a device.
+#[inline]
 pub(crate) fn kind_number(device: Device) -> i32 {
     KINDS.iter().position(|kind| *kind == device.kind()).map_or(0, |place| place as i32 + 1)
 }
 
+#[inline]
 fn place(device: Device) -> usize {
     (kind_number(device).max(1) as usize - 1) * ORDINALS + usize::from(device.ordinal()) % ORDINALS
 }
 
+/// The number of the device's heap.
+#[inline]
+pub(crate) fn owner_of(device: Device) -> Owner {
+    place(device) as Owner
+}
+
+/// The device whose heap has this number.
+pub(crate) fn device_of(owner: Owner) -> Option<Device> {
+    let (kind, ordinal) = (usize::from(owner) / ORDINALS, usize::from(owner) % ORDINALS);
+    KINDS.get(kind).map(|kind| Device::new(*kind, ordinal as u16))
+}
+
 /// The heap that has this number, if it was made.
+#[inline]
 pub(crate) fn by_owner(owner: Owner) -> Option<&'static Heap> {
     TABLE.get(usize::from(owner))?.get()
 }
@@ -187,19 +197,22 @@ fn make(device: Device) -> Result<&'static Heap, Failure> {
     if let Some(heap) = TABLE[place].get() {
         return Ok(heap);
     }
-    let mut made: Option<Box<dyn Allocator>> = None;
+    let mut made = None;
     let registered = registry::get_or_try_init(device, || new_pool(device, &mut made)).map_err(AllocError::from)?;
     let ours = made.is_some() && device.kind() == DeviceKind::CUDA;
     let headroom = if ours { headroom(device)? } else { 0 };
-    let allocator = made.unwrap_or_else(|| Box::new(Installed(registered)));
+    let (allocator, controls) = made.unwrap_or_else(|| (registered, Box::new(Installed(registered))));
     let (owner, live) = (place as Owner, Live::default());
-    let heap = Heap { device, owner, live, headroom, allocator };
+    let heap = Heap { device, owner, live, headroom, allocator, controls };
     peers::open_to_each_other(&heap, all());
     Ok(TABLE[place].get_or_init(|| heap))
 }
 
+/// A pool of this library's own.
+type Own = (&'static dyn DeviceAllocator, Box<dyn Controls>);
+
 /// A pool that lives as long as the process, for the registry and, with all that it can do, for us.
-fn new_pool(device: Device, made: &mut Option<Box<dyn Allocator>>) -> Result<Box<dyn DeviceAllocator>, AllocError> {
+fn new_pool(device: Device, made: &mut Option<Own>) -> Result<Box<dyn DeviceAllocator>, AllocError> {
     let config = PoolConfig::from_env().map_err(PoolError::from)?;
     match device.kind() {
         DeviceKind::CPU => {
@@ -232,8 +245,8 @@ pub(crate) fn headroom(device: Device) -> Result<u64, AllocError> {
     }
 }
 
-fn keep<P: PeerAccess>(pool: Pool<P>, made: &mut Option<Box<dyn Allocator>>) -> Box<dyn DeviceAllocator> {
+fn keep<P: PeerAccess>(pool: Pool<P>, made: &mut Option<Own>) -> Box<dyn DeviceAllocator> {
     let pool: &'static Pool<P> = Box::leak(Box::new(pool));
-    *made = Some(Box::new(pool));
+    *made = Some((pool, Box::new(pool)));
     Box::new(pool)
 }

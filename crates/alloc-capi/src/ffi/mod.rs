@@ -8,6 +8,7 @@ pub mod dlpack;
 #[cfg(feature = "cuda")]
 pub mod torch;
 
+use std::any::Any;
 use std::ffi::{c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -28,12 +29,17 @@ pub const DEVMEM_KIND_CUDA_PINNED: i32 = 3;
 
 /// Runs `f`, keeps panics on this side and notes failures.
 pub(crate) fn guard<T>(f: impl FnOnce() -> Result<T, Failure>) -> Result<T, Status> {
-    let result = catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
-        let message = panic.downcast_ref::<&str>().map(ToString::to_string);
-        let message = message.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        Err(Failure::Panic { message })
-    });
-    result.map_err(|failure| failure::note(&failure))
+    // Failures are large, so they end where they come about.
+    let noted = AssertUnwindSafe(|| f().map_err(|failure| failure::note(&failure)));
+    catch_unwind(noted).unwrap_or_else(|panic| Err(caught(&*panic)))
+}
+
+#[cold]
+#[inline(never)]
+fn caught(panic: &(dyn Any + Send)) -> Status {
+    let message = panic.downcast_ref::<&str>().map(ToString::to_string);
+    let message = message.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+    failure::note(&Failure::Panic { message })
 }
 
 fn status(f: impl FnOnce() -> Result<(), Failure>) -> Status {
@@ -170,7 +176,7 @@ pub unsafe extern "C" fn devmem_free_checked(
 ) -> Status {
     let claim = || {
         let device = heaps::device(kind, ordinal)?;
-        Ok(Claim { device: Some(device), size: Some(size), stream: Some(stream) })
+        Ok(Claim { heap: Some(heaps::owner_of(device)), size: Some(size), stream: Some(stream) })
     };
     // SAFETY: the caller's promise.
     unsafe { free(pointer, claim) }
@@ -178,6 +184,7 @@ pub unsafe extern "C" fn devmem_free_checked(
 
 /// # Safety
 /// As `devmem_free`.
+#[inline(always)]
 pub(crate) unsafe fn free(pointer: *mut c_void, claim: impl FnOnce() -> Result<Claim, Failure>) -> Status {
     if pointer.is_null() {
         return Status::Ok;

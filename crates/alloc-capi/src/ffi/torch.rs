@@ -76,8 +76,8 @@ pub unsafe extern "C-unwind" fn devmem_torch_alloc(size: isize, device: c_int, s
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn devmem_torch_free(pointer: *mut c_void, size: isize, device: c_int, stream: *mut c_void) {
     let claim = || {
-        let device = Some(alloc_core::Device::cuda(ordinal(device)?));
-        Ok(Claim { device, size: u64::try_from(size).ok(), stream: Some(stream.addr() as u64) })
+        let heap = Some(heaps::owner_of(alloc_core::Device::cuda(ordinal(device)?)));
+        Ok(Claim { heap, size: u64::try_from(size).ok(), stream: Some(stream.addr() as u64) })
     };
     // SAFETY: the caller's promise. What is refused stays as it was, and PyTorch has no way to hear of it.
     let _: Status = unsafe { free(pointer, claim) };

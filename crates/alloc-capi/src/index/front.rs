@@ -118,6 +118,13 @@ impl Slot {
         true
     }
 
+    /// Takes the block out that was read with the word, if it is still there.
+    #[inline]
+    fn end(&self, word: u64) -> bool {
+        let gone = word & !STATE | GONE;
+        self.word.compare_exchange(word, gone, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
     /// Whether a block was there last that started at this unit, and is gone.
     #[inline]
     fn had(&self, unit: u64) -> bool {
@@ -153,6 +160,15 @@ impl Front {
         if bucket.iter().any(|slot| slot.had(unit)) { Absent::Freed } else { Absent::Unknown }
     }
 
+    /// Takes a block out, if it is here and `accept` likes it.
+    #[inline(always)]
+    pub(super) fn take_if<T>(&self, unit: u64, accept: impl Fn(&Entry) -> Option<T>) -> Option<(Entry, T)> {
+        let slot = self.bucket(unit).iter().find(|slot| slot.unit.load(Ordering::Relaxed) == unit)?;
+        let (word, entry) = slot.read(unit)?;
+        let accepted = accept(&entry)?;
+        slot.end(word).then_some((entry, accepted))
+    }
+
     /// Takes a block out, if `accept` likes it, or says what `accept` has against it; or else that it is not here.
     #[inline]
     pub(super) fn take<E>(
@@ -166,8 +182,7 @@ impl Front {
                 if let Err(refusal) = accept(&entry) {
                     return Ok(Err(refusal));
                 }
-                let gone = word & !STATE | GONE;
-                if slot.word.compare_exchange(word, gone, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                if slot.end(word) {
                     return Ok(Ok(entry));
                 }
             }

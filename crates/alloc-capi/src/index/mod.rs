@@ -73,7 +73,14 @@ impl Index {
         in_front.or_else(|absent| self.flat.find(unit).map_err(|behind| absent.or(behind)))
     }
 
-    /// Takes the block at an address out, if `accept` likes it. Of several calls for one block exactly one gets it.
+    /// Takes the block at an address out, if `accept` likes it and it is among those that are found at once; `None`, with
+    /// nothing done, may mean anything else. Of several calls for one block, of this and of [`Index::take`], exactly one gets it.
+    #[inline(always)]
+    pub(crate) fn take_if<T>(&self, address: u64, accept: impl Fn(&Entry) -> Option<T>) -> Option<(Entry, T)> {
+        self.front.get()?.take_if(unit_of(address)?, accept)
+    }
+
+    /// Takes the block at an address out, if `accept` likes it, or says why not.
     #[inline]
     pub(crate) fn take<E: From<Absent>>(
         &self,
@@ -164,11 +171,29 @@ mod tests {
     }
 
     #[test]
+    fn a_look_that_says_yes_or_no_takes_a_block_once() {
+        let index = Index::new();
+        assert_eq!(index.take_if(4096, |_| Some(())), None, "nothing was noted yet");
+        assert!(index.insert(block(4096, 5), 1, Stream::DEFAULT));
+        assert_eq!(index.take_if(4096, |_| None::<()>), None);
+        assert_eq!(index.take_if(4097, |_| Some(())), None);
+        assert_eq!(index.take_if(8192, |_| Some(())), None);
+        let (entry, id) = index.take_if(4096, |entry| Some(entry.block.id())).unwrap();
+        assert_eq!((entry.block, id), (block(4096, 5), BlockId::from_bits(5)));
+        assert_eq!(index.take_if(4096, |_| Some(())), None);
+        assert_eq!(index.take(4096, accept), Err(Absent::Freed));
+    }
+
+    #[test]
     fn of_many_takers_one_gets_the_block() {
         let index = Index::new();
         for round in 0..200 {
             assert!(index.insert(block(4096, round), 1, Stream::DEFAULT));
-            let takers = || index.take(4096, accept).is_ok();
+            let taken = AtomicU64::new(0);
+            let takers = || match taken.fetch_add(1, Ordering::Relaxed) {
+                1 => index.take_if(4096, |_| Some(())).is_some(),
+                _ => index.take(4096, accept).is_ok(),
+            };
             let got = std::thread::scope(|scope| {
                 let threads: Vec<_> = (0..3).map(|_| scope.spawn(takers)).collect();
                 threads.into_iter().map(|thread| thread.join().unwrap()).filter(|got| *got).count()

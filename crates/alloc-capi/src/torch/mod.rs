@@ -10,7 +10,7 @@ use alloc_core::{AllocatorHandle, Device, DeviceAllocator, Stream, StreamSet};
 use alloc_cuda::PrivatePool;
 
 use crate::failure::Failure;
-use crate::heaps::{self, HEAPS};
+use crate::heaps::{self, HEAPS, Heap};
 use crate::index::{Entry, Owner};
 use crate::memory;
 use filter::Filter;
@@ -177,9 +177,6 @@ pub(crate) fn holders(ordinal: u16, id: PoolId) -> u32 {
 
 /// The pool that an allocation of the calling thread on `stream` is to come from, if it is a private one.
 fn routed(ordinal: u16, stream: u64) -> Option<(Owner, Arc<Private>)> {
-    if ROUTES.load(Ordering::Acquire) == 0 {
-        return None;
-    }
     let candidates: Vec<(PoolId, Arc<Filter>)> = {
         let state = lock();
         let here = state.routes.iter().filter(|route| route.ordinal == ordinal);
@@ -196,11 +193,22 @@ fn routed(ordinal: u16, stream: u64) -> Option<(Owner, Arc<Private>)> {
 }
 
 /// A block for PyTorch.
+#[inline(always)]
 pub(crate) fn allocate(ordinal: u16, size: u64, handle: u64) -> Result<u64, Failure> {
     let device = Device::cuda(ordinal);
     let heap = heaps::heap(device)?;
     let stream = memory::stream(device, handle)?;
-    let Some((owner, private)) = routed(ordinal, handle) else {
+    if ROUTES.load(Ordering::Acquire) == 0 {
+        return memory::allocate(heap, size, memory::ALIGN, stream);
+    }
+    allocate_routed(heap, size, stream)
+}
+
+/// The same while somebody allocates from a private pool.
+#[cold]
+#[inline(never)]
+fn allocate_routed(heap: &Heap, size: u64, stream: Stream) -> Result<u64, Failure> {
+    let Some((owner, private)) = routed(heap.device.ordinal(), stream.handle()) else {
         return memory::allocate(heap, size, memory::ALIGN, stream);
     };
     let address = memory::allocate_from(heap, (owner, &*private.pool), size, stream);
@@ -214,7 +222,7 @@ pub(crate) fn allocate(ordinal: u16, size: u64, handle: u64) -> Result<u64, Fail
 ///
 /// # Safety
 /// As [`DeviceAllocator::release`]; the block was taken out of the index.
-pub(crate) unsafe fn release(entry: Entry, stream: Stream, uses: &StreamSet) -> Result<(), Failure> {
+pub(crate) unsafe fn release(entry: &Entry, stream: Stream, uses: &StreamSet) -> Result<(), Failure> {
     let address = entry.block.address().get();
     let private = lock().by_owner(entry.owner).map(|slot| Arc::clone(&slot.private));
     let private = private.ok_or(Failure::UnknownPointer { address })?;

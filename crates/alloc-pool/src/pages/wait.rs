@@ -85,7 +85,7 @@ impl<P: MemoryProvider> Inner<P> {
         if others == Others::Marked {
             self.mark_releases(&mut table, arena, ask.tag);
         }
-        let is_far_ahead = self.is_far_ahead(&mut table, pages, arena);
+        let is_far_ahead = pages.held_up.is_due().then(|| self.is_far_ahead(&mut table, pages, arena));
         let mut state = owner.lock();
         let untouchable = if let Others::AllBut(untouchable) = others { untouchable } else { 0 };
         let Some(window) = state.heap.best_window_or(found, ask, untouchable) else { return Ok(None) };
@@ -128,7 +128,7 @@ impl<P: MemoryProvider> Inner<P> {
                 return self.wait_instead(pages, arena, (stream, ask, None), others, means);
             }
             // Which may be what allows it.
-            pages.held_up.note(is_far_ahead);
+            is_far_ahead.into_iter().for_each(|is_far_ahead| pages.held_up.note(is_far_ahead));
         }
         if may_grow(pages) {
             pages.peak_units = peak_before;
@@ -177,6 +177,7 @@ impl<T> Pages<T> {
 /// Waits of streams for others that are far behind the host, in parts of one.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct HeldUp {
+    waits: u64,
     now: u64,
     most: u64,
 }
@@ -185,10 +186,19 @@ pub(super) struct HeldUp {
 /// ahead of it now and then, for a few steps, does without more memory.
 const BORNE: u64 = 64;
 const FEW: u64 = 16;
+/// One wait in so many stands for all of them: whether the host is far ahead takes asking the device.
+const LOOKED_AT_EVERY: u64 = 4;
 
 impl HeldUp {
+    /// Whether this wait is one of those that are looked at.
+    fn is_due(&mut self) -> bool {
+        self.waits += 1;
+        self.waits.is_multiple_of(LOOKED_AT_EVERY)
+    }
+
     fn note(&mut self, is_far_ahead: bool) {
-        self.now = if is_far_ahead { self.now + FEW } else { self.now.saturating_sub(1) };
+        let (more, less) = (LOOKED_AT_EVERY * FEW, LOOKED_AT_EVERY);
+        self.now = if is_far_ahead { self.now + more } else { self.now.saturating_sub(less) };
         self.most = self.most.max(self.now);
     }
 }
@@ -201,15 +211,19 @@ mod tests {
     fn being_far_ahead_counts_if_it_lasts() {
         let more = |far: u64, near: u64, times: usize| {
             let mut pages = Pages::<()>::new(1);
-            for _ in 0..times {
-                (0..far).for_each(|_| pages.held_up.note(true));
-                (0..near).for_each(|_| pages.held_up.note(false));
+            for wait in
+                std::iter::repeat_n((far, near), times).flat_map(|(far, near)| (0..far + near).map(move |w| w < far))
+            {
+                if pages.held_up.is_due() {
+                    pages.held_up.note(wait);
+                }
             }
             pages.more_for_waiting(0.5)
         };
         assert_eq!(more(BORNE, 0, 1), 0.0);
         assert_eq!(more(BORNE + 20, 0, 1), 0.2);
         assert_eq!(more(1, FEW, 10_000), 0.0, "now and then");
+        assert_eq!(more(4, 4 * FEW, 10_000), 0.0, "now and then, but for longer");
         assert_eq!(more(2, FEW, 10_000), 0.5);
     }
 }

@@ -72,14 +72,34 @@ impl Heap {
     #[cold]
     #[inline(never)]
     fn outstanding_for(&self, tag: Tag, others: TagSet, stamp: u64) -> TagSet {
-        self.outstanding_but(self.ordered.get(usize::from(tag)).unwrap_or(&NOT_ORDERED), others, stamp)
+        self.outstanding_but(self.ordered_by(tag), others, stamp)
     }
 
     /// Those of the streams whose releases up to `stamp` are neither known to be complete nor `ordered`.
     #[inline(always)]
     fn outstanding_but(&self, ordered: &[u64; TAGS], tags: TagSet, stamp: u64) -> TagSet {
-        let is_left = |tag: &Tag| self.complete[usize::from(*tag)] < stamp && ordered[usize::from(*tag)] < stamp;
-        each_of(tags).filter(is_left).fold(0, |left, tag| left | 1 << tag)
+        let (mut rest, mut left) = (tags, 0);
+        while rest != 0 {
+            let tag = rest.trailing_zeros() as usize;
+            let lowest = rest & rest.wrapping_neg();
+            if self.complete[tag] < stamp && ordered[tag] < stamp {
+                left |= lowest;
+            }
+            rest ^= lowest;
+        }
+        left
+    }
+
+    /// The same as [`Heap::in_the_way`], of many nodes.
+    #[inline(always)]
+    pub(super) fn in_the_way_of(&self, tag: Tag) -> impl Fn(&Node) -> TagSet {
+        let (own, ordered) = (own_set(tag), self.ordered_by(tag));
+        move |node| self.outstanding_but(ordered, node.users & !own, node.stamp)
+    }
+
+    #[inline(always)]
+    fn ordered_by(&self, tag: Tag) -> &[u64; TAGS] {
+        self.ordered.get(usize::from(tag)).unwrap_or(&NOT_ORDERED)
     }
 
     /// The latest release by a stream of a block that no other used, if it is not known to be done with.

@@ -205,6 +205,7 @@ impl Heap {
         pieces.clear();
         rows.clear();
         let (mut free, mut room) = (0, 0);
+        let in_the_way = self.in_the_way_of(ask.tag);
         let mut index = self.containing(0, 0);
         while let Some(mut node) = self.node(index) {
             if node.kind != Kind::Free {
@@ -213,9 +214,16 @@ impl Heap {
             }
             let (first, low) = (pieces.len(), u64::from(node.start));
             let high = loop {
-                let users = self.in_the_way(node, ask.tag);
+                let users = in_the_way(node);
                 let stamp = if users == 0 { 0 } else { node.stamp };
-                pieces.push(Piece { node: index, start: u64::from(node.start), end: node.end(), users, stamp });
+                match pieces.last_mut() {
+                    Some(before) if users == 0 && before.users == 0 && before.end == u64::from(node.start) => {
+                        before.end = node.end();
+                    }
+                    _ => {
+                        pieces.push(Piece { node: index, start: u64::from(node.start), end: node.end(), users, stamp })
+                    }
+                }
                 index = node.next;
                 match self.node(index) {
                     Some(next) if next.kind == Kind::Free => node = next,
