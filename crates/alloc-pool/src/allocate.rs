@@ -117,7 +117,7 @@ impl<P: MemoryProvider> Inner<P> {
         let alone = Ask { units, align: 1, slack, tag: seat.tag, home: stream };
         if seat.tag == SHARED_TAG && class > 0 {
             // A slab's memory is in order for one stream only.
-            return this.place_large(seat.arena + SLAB_ARENA, stream, (alone, false), size);
+            return this.place_large(seat.arena + SLAB_ARENA, stream, alone, size);
         }
         let mut batch = Batch::new();
         let class = match this.fill(seat, stream, class, wanted, size, &mut batch) {
@@ -129,7 +129,7 @@ impl<P: MemoryProvider> Inner<P> {
             }
             // What is left may be enough for the block, though not for a slab.
             Err(error) if error.is_out_of_memory() => {
-                return this.place_large(seat.arena, stream, (alone, false), size).map_err(|_| error);
+                return this.place_large(seat.arena, stream, alone, size).map_err(|_| error);
             }
             Err(error) => return Err(error),
         };
@@ -379,27 +379,17 @@ impl<P: MemoryProvider> Inner<P> {
     /// A block that is too large for the caches, or too strictly aligned.
     fn allocate_large(this: &Arc<Self>, layout: Layout, stream: Stream) -> Result<Parts, AllocError> {
         let ask = this.large_ask(layout, stream)?;
-        // With a seat it was tried just now if it is no more strictly aligned than all are.
-        let (seat, was_tried) = match cache::with(this.cache_key(stream), |cache| cache.seat) {
-            Some(seat) => (seat, ask.align == 1),
-            None => (Self::join(this, stream)?.0, false),
+        let seat = match cache::with(this.cache_key(stream), |cache| cache.seat) {
+            Some(seat) => seat,
+            None => Self::join(this, stream)?.0,
         };
-        this.place_large(seat.arena, stream, (Ask { tag: seat.tag, ..ask }, was_tried), layout.size())
+        this.place_large(seat.arena, stream, Ask { tag: seat.tag, ..ask }, layout.size())
     }
 
-    /// A block of an arena, or what a miss finds for it. `was_tried` if no free memory fitted just now.
-    fn place_large(
-        &self,
-        arena: u32,
-        stream: Stream,
-        (ask, was_tried): (Ask, bool),
-        size: u64,
-    ) -> Result<Parts, AllocError> {
+    fn place_large(&self, arena: u32, stream: Stream, ask: Ask, size: u64) -> Result<Parts, AllocError> {
         let Some(owner) = self.arena(arena) else { return Err(self.exhausted(size)) };
         let mut state = owner.lock();
-        let is_worthwhile = !(was_tried && state.heap.has_marks());
-        let fitting = if is_worthwhile { state.heap.allocate_leaving_room(ask) } else { None };
-        let placed = match fitting {
+        let placed = match state.heap.allocate_leaving_room(ask) {
             Some(node) => self.name_large(owner, &mut state, node, size),
             None => match state.heap.allocate_or_find(ask) {
                 Ok(node) => self.name_large(owner, &mut state, node, size),

@@ -128,7 +128,7 @@ impl<P: MemoryProvider> Inner<P> {
                 return self.wait_instead(pages, arena, (stream, ask, None), others, means);
             }
             // Which may be what allows it.
-            is_far_ahead.into_iter().for_each(|is_far_ahead| pages.held_up.note(is_far_ahead));
+            pages.held_up.note(is_far_ahead);
         }
         if may_grow(pages) {
             pages.peak_units = peak_before;
@@ -186,18 +186,21 @@ pub(super) struct HeldUp {
 /// ahead of it now and then, for a few steps, does without more memory.
 const BORNE: u64 = 64;
 const FEW: u64 = 16;
-/// One wait in so many stands for all of them: whether the host is far ahead takes asking the device.
-const LOOKED_AT_EVERY: u64 = 4;
+/// One wait in so many stands for all of them, as whether the host is far ahead takes asking the device.
+const LOOKED_AT: u64 = 4;
 
 impl HeldUp {
-    /// Whether this wait is one of those that are looked at.
-    fn is_due(&mut self) -> bool {
-        self.waits += 1;
-        self.waits.is_multiple_of(LOOKED_AT_EVERY)
+    /// Whether the next wait is one of those that are looked at: by multiples of the golden ratio, so that they are spread evenly
+    /// over the waits of a program that repeats itself, after whatever number of them it does.
+    const fn is_due(&self) -> bool {
+        self.waits.wrapping_mul(0x9e37_79b9_7f4a_7c15) < u64::MAX / LOOKED_AT
     }
 
-    fn note(&mut self, is_far_ahead: bool) {
-        let (more, less) = (LOOKED_AT_EVERY * FEW, LOOKED_AT_EVERY);
+    /// Notes a wait, and whether the host is far ahead if that was looked at.
+    fn note(&mut self, is_far_ahead: Option<bool>) {
+        self.waits += 1;
+        let Some(is_far_ahead) = is_far_ahead else { return };
+        let (more, less) = (LOOKED_AT * FEW, LOOKED_AT);
         self.now = if is_far_ahead { self.now + more } else { self.now.saturating_sub(less) };
         self.most = self.most.max(self.now);
     }
@@ -209,21 +212,30 @@ mod tests {
 
     #[test]
     fn being_far_ahead_counts_if_it_lasts() {
-        let more = |far: u64, near: u64, times: usize| {
+        let more = |far: u64, near: u64, times: u64| {
             let mut pages = Pages::<()>::new(1);
-            for wait in
-                std::iter::repeat_n((far, near), times).flat_map(|(far, near)| (0..far + near).map(move |w| w < far))
-            {
-                if pages.held_up.is_due() {
-                    pages.held_up.note(wait);
-                }
+            for wait in 0..times * (far + near) {
+                let is_far_ahead = wait % (far + near) < far;
+                let is_looked_at = pages.held_up.is_due();
+                pages.held_up.note(is_looked_at.then_some(is_far_ahead));
             }
             pages.more_for_waiting(0.5)
         };
-        assert_eq!(more(BORNE, 0, 1), 0.0);
-        assert_eq!(more(BORNE + 20, 0, 1), 0.2);
-        assert_eq!(more(1, FEW, 10_000), 0.0, "now and then");
-        assert_eq!(more(4, 4 * FEW, 10_000), 0.0, "now and then, but for longer");
+        assert_eq!(more(BORNE - 2 * LOOKED_AT, 0, 1), 0.0);
+        assert!((more(BORNE + 20, 0, 1) - 0.2).abs() < 0.1);
+        assert_eq!(more(1, 2 * FEW, 10_000), 0.0, "now and then");
         assert_eq!(more(2, FEW, 10_000), 0.5);
+    }
+
+    #[test]
+    fn waits_that_come_round_are_looked_at_as_often_as_others() {
+        for period in 1..=12 {
+            let (mut held_up, mut looked_at) = (HeldUp::default(), vec![0_u64; period]);
+            for wait in 0..400 * period {
+                looked_at[wait % period] += u64::from(held_up.is_due());
+                held_up.note(None);
+            }
+            assert!(looked_at.iter().all(|times| (80..=120).contains(times)), "{period}: {looked_at:?}");
+        }
     }
 }

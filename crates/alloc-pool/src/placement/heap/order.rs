@@ -78,6 +78,7 @@ impl Heap {
     /// Those of the streams whose releases up to `stamp` are neither known to be complete nor `ordered`.
     #[inline(always)]
     fn outstanding_but(&self, ordered: &[u64; TAGS], tags: TagSet, stamp: u64) -> TagSet {
+        // By hand, as each piece of a search comes through here.
         let (mut rest, mut left) = (tags, 0);
         while rest != 0 {
             let tag = rest.trailing_zeros() as usize;

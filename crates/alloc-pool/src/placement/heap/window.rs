@@ -30,9 +30,10 @@ pub(crate) struct Version {
     used_units: u64,
 }
 
-/// A free node, and what it has whoever asks wait for.
+/// A free node and what it has whoever asks wait for, or several in a row that nobody has to be waited for.
 #[derive(Clone, Copy, Debug)]
 struct Piece {
+    /// The first.
     node: u32,
     start: u64,
     end: u64,
@@ -216,10 +217,8 @@ impl Heap {
             let high = loop {
                 let users = in_the_way(node);
                 let stamp = if users == 0 { 0 } else { node.stamp };
-                match pieces.last_mut() {
-                    Some(before) if users == 0 && before.users == 0 && before.end == u64::from(node.start) => {
-                        before.end = node.end();
-                    }
+                match pieces[first..].last_mut() {
+                    Some(before) if users == 0 && before.users == 0 => before.end = node.end(),
                     _ => {
                         pieces.push(Piece { node: index, start: u64::from(node.start), end: node.end(), users, stamp })
                     }
