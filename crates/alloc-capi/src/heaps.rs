@@ -56,9 +56,9 @@ impl<P: PeerAccess> Controls for &'static Pool<P> {
     }
 }
 
-/// An allocator that the program installed before the first call.
+/// The device of an allocator that the program installed before the first call, of which no more is known.
 #[derive(Debug)]
-struct Installed(&'static dyn DeviceAllocator);
+struct Installed(Device);
 
 impl Controls for Installed {
     fn limit(&self) -> Option<u64> {
@@ -75,7 +75,7 @@ impl Controls for Installed {
     }
     fn open_to(&self, _peer: u16) -> Result<(), ProviderError> {
         Err(ProviderError {
-            device: self.0.device(),
+            device: self.0,
             call: "open_to",
             code: 0,
             name: "the program's own allocator decides who reaches its memory".into(),
@@ -147,19 +147,21 @@ pub(crate) fn kind_number(device: Device) -> i32 {
     KINDS.iter().position(|kind| *kind == device.kind()).map_or(0, |place| place as i32 + 1)
 }
 
-#[inline]
-fn place(device: Device) -> usize {
-    (kind_number(device).max(1) as usize - 1) * ORDINALS + usize::from(device.ordinal()) % ORDINALS
-}
-
-/// The number of the device's heap.
+/// The number of the device's heap, which may not be made yet.
 #[inline]
 pub(crate) fn owner_of(device: Device) -> Owner {
-    place(device) as Owner
+    let kind = kind_number(device).max(1) as usize - 1;
+    (kind * ORDINALS + usize::from(device.ordinal()) % ORDINALS) as Owner
 }
 
-/// The device whose heap has this number.
-pub(crate) fn device_of(owner: Owner) -> Option<Device> {
+/// Whether that is the number of a heap of the host's memory.
+#[inline]
+pub(crate) fn is_of_host(owner: Owner) -> bool {
+    usize::from(owner) < ORDINALS
+}
+
+/// The device whose heap has this number, or would have it.
+pub(crate) fn device_numbered(owner: Owner) -> Option<Device> {
     let (kind, ordinal) = (usize::from(owner) / ORDINALS, usize::from(owner) % ORDINALS);
     KINDS.get(kind).map(|kind| Device::new(*kind, ordinal as u16))
 }
@@ -171,8 +173,9 @@ pub(crate) fn by_owner(owner: Owner) -> Option<&'static Heap> {
 }
 
 /// The heap of a device, if it was made.
+#[inline]
 pub(crate) fn by_device(device: Device) -> Option<&'static Heap> {
-    TABLE[place(device)].get()
+    by_owner(owner_of(device))
 }
 
 /// All heaps that were made.
@@ -183,7 +186,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Heap> {
 /// The heap of a device.
 #[inline]
 pub(crate) fn heap(device: Device) -> Result<&'static Heap, Failure> {
-    match TABLE[place(device)].get() {
+    match by_device(device) {
         Some(heap) => Ok(heap),
         None => make(device),
     }
@@ -193,19 +196,18 @@ pub(crate) fn heap(device: Device) -> Result<&'static Heap, Failure> {
 fn make(device: Device) -> Result<&'static Heap, Failure> {
     static MAKING: Mutex<()> = Mutex::new(());
     let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
-    let place = place(device);
-    if let Some(heap) = TABLE[place].get() {
+    let owner = owner_of(device);
+    if let Some(heap) = by_owner(owner) {
         return Ok(heap);
     }
     let mut made = None;
     let registered = registry::get_or_try_init(device, || new_pool(device, &mut made)).map_err(AllocError::from)?;
     let ours = made.is_some() && device.kind() == DeviceKind::CUDA;
     let headroom = if ours { headroom(device)? } else { 0 };
-    let (allocator, controls) = made.unwrap_or_else(|| (registered, Box::new(Installed(registered))));
-    let (owner, live) = (place as Owner, Live::default());
-    let heap = Heap { device, owner, live, headroom, allocator, controls };
+    let (allocator, controls) = made.unwrap_or_else(|| (registered, Box::new(Installed(device))));
+    let heap = Heap { device, owner, live: Live::default(), headroom, allocator, controls };
     peers::open_to_each_other(&heap, all());
-    Ok(TABLE[place].get_or_init(|| heap))
+    Ok(TABLE[usize::from(owner)].get_or_init(|| heap))
 }
 
 /// A pool of this library's own.

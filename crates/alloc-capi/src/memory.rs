@@ -1,6 +1,5 @@
 //! Blocks by pointer: allocated, found, shared between streams, and freed.
 
-use std::cell::Cell;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use alloc_core::{AllocError, Block, Device, DeviceAllocator, DeviceKind, Layout, LayoutError, Stream, StreamSet};
@@ -22,19 +21,14 @@ fn uses() -> MutexGuard<'static, Option<FxHashMap<u64, StreamSet>>> {
 
 /// The stream that a caller names by its handle.
 #[inline]
-pub(crate) fn stream(device: Device, handle: u64) -> Result<Stream, Failure> {
-    /// `CU_STREAM_PER_THREAD`: the default stream of the calling thread.
-    const PER_THREAD: u64 = 2;
-    if handle == PER_THREAD && device.kind() != DeviceKind::CPU {
-        return per_thread_default(device);
-    }
-    Ok(Stream::from_raw(handle))
+pub(crate) fn stream(device: Device, handle: u64) -> Stream {
+    if device.kind() == DeviceKind::CPU { Stream::from_raw(handle) } else { alloc_cuda::stream_named(handle) }
 }
 
-#[cold]
-#[inline(never)]
-fn per_thread_default(device: Device) -> Result<Stream, Failure> {
-    Ok(alloc_cuda::CudaStream::per_thread_default(device.ordinal())?.stream())
+/// The same of a stream of the device whose memory the owner hands out.
+#[inline]
+fn stream_of(owner: Owner, handle: u64) -> Stream {
+    if heaps::is_of_host(owner) { Stream::from_raw(handle) } else { alloc_cuda::stream_named(handle) }
 }
 
 fn layout(size: u64, align: u64) -> Result<Layout, Failure> {
@@ -104,39 +98,58 @@ fn take_back(heap: &Heap, allocator: &dyn DeviceAllocator, block: Block, stream:
 /// What a caller says of a block that it frees.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Claim {
-    /// The heap of the device.
-    pub(crate) heap: Option<Owner>,
+    /// The number of the heap of the device that the memory is of.
+    pub(crate) owner: Option<Owner>,
     pub(crate) size: Option<u64>,
-    /// The stream of the last use; that of the allocation if it is not named.
-    pub(crate) stream: Option<u64>,
+    pub(crate) last_use: LastUse,
+}
+
+/// The stream that a block was used on last.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum LastUse {
+    /// That of the allocation.
+    #[default]
+    Own,
+    /// The one that has this handle at present.
+    On(u64),
+    /// That of the allocation if it had this handle, whoever has it now, and whichever thread's default stream it is.
+    AllocatedOn(u64),
 }
 
 impl Claim {
-    /// The block's heap, if it is one's of a device, no other stream used it, and all that is said is so.
+    /// The heap that the block goes back to without more ado: it is a device's own, no other stream was recorded, and all that is
+    /// said is so at first sight.
     #[inline(always)]
-    fn heap_of(&self, entry: &Entry) -> Option<&'static Heap> {
-        let is_so = self.heap.is_none_or(|named| named == entry.owner)
+    fn simply(&self, entry: &Entry) -> Option<&'static Heap> {
+        let is_so = self.owner.is_none_or(|named| named == entry.owner)
             && self.size.is_none_or(|named| named == entry.block.size())
-            && self.stream.is_none_or(|named| named == entry.stream.handle())
+            && self.other_stream(entry).is_none()
             && !entry.shared;
         heaps::by_owner(entry.owner).filter(|_| is_so)
     }
 
-    /// The stream of the block's last use, or what is said that is not so.
-    fn check(&self, entry: &Entry) -> Result<Stream, Failure> {
+    /// The stream of the last use, if it is another than the block's.
+    #[inline(always)]
+    fn other_stream(&self, entry: &Entry) -> Option<Stream> {
+        let named = match self.last_use {
+            LastUse::Own => return None,
+            LastUse::AllocatedOn(handle) if handle == entry.stream.handle() => return None,
+            LastUse::On(handle) | LastUse::AllocatedOn(handle) => stream_of(entry.owner, handle),
+        };
+        (named != entry.stream).then_some(named)
+    }
+
+    /// What is said that is not so.
+    fn check(&self, entry: &Entry) -> Result<(), Failure> {
         let (address, size) = (entry.block.address().get(), entry.block.size());
-        let device = device_of(entry.owner);
-        if let Some((named, device)) = self.heap.and_then(heaps::device_of).zip(device)
-            && device != named
+        if let Some(named) = self.owner.filter(|named| *named != entry.owner).and_then(heaps::device_numbered)
+            && let Some(device) = device_of(entry.owner).filter(|device| *device != named)
         {
             return Err(Failure::WrongDevice { address, device, named });
         }
-        if let Some(named) = self.size.filter(|named| *named != size) {
-            return Err(Failure::WrongSize { address, size, named });
-        }
-        match self.stream.zip(device) {
-            Some((handle, device)) if handle != entry.stream.handle() => stream(device, handle),
-            _ => Ok(entry.stream),
+        match self.size.filter(|named| *named != size) {
+            Some(named) => Err(Failure::WrongSize { address, size, named }),
+            None => Ok(()),
         }
     }
 }
@@ -181,35 +194,34 @@ pub(crate) fn device_of(owner: Owner) -> Option<Device> {
 /// All uses of the block were submitted to its stream, the one named, or those recorded, and none follows.
 #[inline(always)]
 pub(crate) unsafe fn free(address: u64, claim: Claim) -> Result<(), Failure> {
-    if let Some((entry, heap)) = INDEX.take_if(address, |entry| claim.heap_of(entry)) {
+    if let Some((entry, heap)) = INDEX.take_if(address, |entry| claim.simply(entry)) {
         heap.live.sub(entry.block.size());
-        // SAFETY: the caller's promise; the block is the heap's and was taken out of the index, once.
+        // SAFETY: the caller's promise; the block is the heap's, was taken out of the index, once, and no other stream was recorded.
         return unsafe { heap.allocator().release(entry.block, entry.stream, StreamSet::EMPTY) }.map_err(Failure::from);
     }
     // SAFETY: the caller's promise.
     unsafe { free_with_care(address, claim) }
 }
 
-/// Frees a block that several streams used, or that is of a private pool, or says what is wrong.
+/// Frees a block of any kind, or says what is wrong. Those come here that several streams used, that are freed on another stream than their
+/// own, that are of private pools, or that found no place in the index's front.
 ///
 /// # Safety
 /// As [`free`].
 #[cold]
 #[inline(never)]
 unsafe fn free_with_care(address: u64, claim: Claim) -> Result<(), Failure> {
-    let last = Cell::new(Stream::DEFAULT);
-    // All that can fail comes before the block is taken out, so that it stays where it is then.
-    let accept = |entry: &Entry| claim.check(entry).map(|stream| last.set(stream)).map_err(Refusal::Failure);
-    let entry = INDEX.take(address, accept).map_err(|refusal| match refusal {
-        Refusal::Absent(why) => absent(address, why),
-        Refusal::Failure(failure) => failure,
-    })?;
-    let last = last.get();
+    let entry =
+        INDEX.take(address, |entry| claim.check(entry).map_err(Refusal::Failure)).map_err(|refusal| match refusal {
+            Refusal::Absent(why) => absent(address, why),
+            Refusal::Failure(failure) => failure,
+        })?;
+    let last = claim.other_stream(&entry).unwrap_or(entry.stream);
     let recorded = if entry.shared { uses().as_mut().and_then(|uses| uses.remove(&address)) } else { None };
     let streams = recorded.as_ref().unwrap_or(StreamSet::EMPTY);
     if let Some(heap) = heaps::by_owner(entry.owner) {
         heap.live.sub(entry.block.size());
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise; the block is the heap's and was taken out of the index, once.
         return Ok(unsafe { heap.allocator().release(entry.block, last, streams) }?);
     }
     #[cfg(feature = "cuda")]
@@ -223,7 +235,7 @@ unsafe fn free_with_care(address: u64, claim: Claim) -> Result<(), Failure> {
 pub(crate) fn record(address: u64, handle: u64) -> Result<(), Failure> {
     let entry = find(address)?;
     let device = device_of(entry.owner).ok_or(Failure::UnknownPointer { address })?;
-    let other = stream(device, handle)?;
+    let other = stream(device, handle);
     if other == entry.stream {
         return Ok(());
     }
@@ -246,11 +258,6 @@ pub(crate) fn retire(device: Device, handle: u64) -> Result<(), Failure> {
         heaps::heap(device)?.allocator().retire_stream(Stream::from_raw(handle));
         return Ok(());
     }
-    let stream = stream(device, handle)?;
-    for heap in heaps::all().filter(|heap| heap.device.kind() != DeviceKind::CPU) {
-        heap.allocator().retire_stream(stream);
-    }
-    #[cfg(feature = "cuda")]
-    crate::torch::retire(stream);
+    alloc_cuda::retire_stream(stream(device, handle));
     Ok(())
 }

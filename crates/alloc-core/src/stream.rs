@@ -20,7 +20,9 @@ impl Stream {
     /// A stream by the backend's handle alone (a `CUstream`, say).
     ///
     /// Allocators, buffers and transfers take a stream to be a living one of their device: what a driver does with a
-    /// handle that is none is up to the driver.
+    /// handle that is none is up to the driver. A stream that has the handle of one that an allocator was told has
+    /// [ended](crate::DeviceAllocator::retire_stream) is another stream, and needs another identity: as the same one its work would
+    /// not be waited for before it allocates.
     pub const fn from_raw(handle: u64) -> Self {
         Self { handle, identity: 0 }
     }

@@ -11,6 +11,7 @@ use bytemuck::Pod;
 use cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
 
 use crate::driver::Context;
+use crate::names;
 use crate::stream::CudaStream;
 
 impl CudaStream {
@@ -118,7 +119,7 @@ impl<T: Pod> CudarcSlice<T> {
         if size == 0 || !address.is_multiple_of(align as u64) {
             return Err(CudarcError::Layout { address, size, align, buffer });
         }
-        let name = Stream::from_raw(stream.cu_stream() as u64);
+        let name = names::stream_named(stream.cu_stream() as u64);
         if let Err(source) = buffer.make_ready_on(name) {
             return Err(CudarcError::Order { source: Box::new(source), buffer });
         }

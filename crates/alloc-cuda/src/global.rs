@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use alloc_core::{AllocError, Device, DeviceAllocator, DeviceKind, MemoryProvider, Stream, registry};
 use alloc_pool::{Pool, PoolConfig};
 
+use crate::names;
 use crate::provider::{DeviceOptions, DeviceProvider, PinnedMethod, PinnedProvider};
 
 /// A pool of device memory.
@@ -178,4 +179,5 @@ pub(crate) fn retire(stream: Stream) {
     for allocator in known {
         allocator.retire_stream(stream);
     }
+    names::end(stream);
 }

@@ -40,6 +40,7 @@ mod driver;
 mod global;
 mod graph;
 mod kernel;
+mod names;
 mod private_pool;
 mod provider;
 #[cfg(unix)]
@@ -56,6 +57,7 @@ pub use driver::Event;
 pub use global::{DevicePool, PinnedPool, device_pool, global, pinned, pinned_pool, tell_of_retired_streams};
 pub use graph::{CaptureError, CapturedGraph, Recorder};
 pub use kernel::{Argument, Kernel, Module};
+pub use names::{retire_stream, stream_named};
 pub use private_pool::PrivatePool;
 pub use provider::{DeviceOptions, DeviceProvider, Physical, PinnedMemory, PinnedMethod, PinnedProvider};
 #[cfg(unix)]

@@ -2,13 +2,12 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use alloc_core::{Device, ProviderError, Stream};
 
-use crate::driver::stream::{LEGACY, PER_THREAD, Target, thread_number};
+use crate::driver::stream::{LEGACY, PER_THREAD, Target};
 use crate::driver::{Context, Event};
-use crate::global;
+use crate::{global, names};
 
 /// A CUDA stream, as the allocators know it.
 ///
@@ -53,11 +52,10 @@ impl CudaStream {
     /// # Errors
     /// As [`CudaStream::new`].
     pub fn with_priority(ordinal: u16, priority: i32) -> Result<Self, ProviderError> {
-        // The driver hands out the handle of a destroyed stream again; this tells the two apart.
-        static NEXT: AtomicU64 = AtomicU64::new(1);
         let context = Context::open(ordinal)?;
         let handle = context.stream_create(priority)?;
-        let stream = Stream::with_identity(handle, NEXT.fetch_add(1, Ordering::Relaxed));
+        // The driver hands out the handle of a destroyed stream again; this tells the two apart.
+        let stream = Stream::with_identity(handle, names::next_identity());
         Ok(Self { context, stream, ownership: Ownership::Owned })
     }
 
@@ -77,8 +75,7 @@ impl CudaStream {
     /// As [`CudaStream::new`].
     pub fn per_thread_default(ordinal: u16) -> Result<Self, ProviderError> {
         let context = Context::open(ordinal)?;
-        let stream = Stream::with_identity(PER_THREAD, thread_number());
-        Ok(Self { context, stream, ownership: Ownership::Borrowed })
+        Ok(Self { context, stream: names::stream_named(PER_THREAD), ownership: Ownership::Borrowed })
     }
 
     /// A stream of somebody else by its `CUstream` (or `cudaStream_t`), as PyTorch (`stream.cuda_stream`), CuPy
@@ -92,11 +89,7 @@ impl CudaStream {
     /// on this, or on another of the same handle; allocations and releases on it come before that.
     pub unsafe fn from_raw(ordinal: u16, handle: u64) -> Result<Self, ProviderError> {
         let context = Context::open(ordinal)?;
-        let stream = match handle {
-            PER_THREAD => Stream::with_identity(PER_THREAD, thread_number()),
-            handle => Stream::from_raw(handle),
-        };
-        Ok(Self { context, stream, ownership: Ownership::Borrowed })
+        Ok(Self { context, stream: names::stream_named(handle), ownership: Ownership::Borrowed })
     }
 
     /// As [`CudaStream::from_raw`], keeping `owner` alive as long as this lives; retired before the owner goes.

@@ -43,7 +43,7 @@ pub unsafe extern "C" fn devmem_dlpack_zeros(
         // SAFETY: as above.
         unsafe { write("tensor", tensor, std::ptr::null_mut()) }?;
         let device = heaps::device(kind, ordinal)?;
-        let stream = memory::stream(device, stream)?;
+        let stream = memory::stream(device, stream);
         let element = DLDataType::new(DLDataTypeCode(code), bits, 1);
         let bytes = buffer_dlpack::bytes_of(shape, element)?;
         let buffer = Buffer::zeroed_on(heaps::heap(device)?.allocator(), bytes, stream)?;

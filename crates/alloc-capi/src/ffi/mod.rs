@@ -14,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::failure::{self, Failure, Status};
 use crate::heaps;
-use crate::memory::{self, Claim};
+use crate::memory::{self, Claim, LastUse};
 use crate::report::{self, Statistics};
 
 /// The version of this interface. It changes when a function or a field changes its meaning, not when one is added.
@@ -39,7 +39,8 @@ pub(crate) fn guard<T>(f: impl FnOnce() -> Result<T, Failure>) -> Result<T, Stat
 fn caught(panic: &(dyn Any + Send)) -> Status {
     let message = panic.downcast_ref::<&str>().map(ToString::to_string);
     let message = message.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-    failure::note(&Failure::Panic { message })
+    // Whoever hears of failures may be what panicked.
+    catch_unwind(|| failure::note(&Failure::Panic { message })).unwrap_or(Status::Internal)
 }
 
 fn status(f: impl FnOnce() -> Result<(), Failure>) -> Status {
@@ -135,7 +136,7 @@ pub unsafe extern "C" fn devmem_allocate_on(
         // SAFETY: the caller's promise.
         unsafe { write("pointer", pointer, std::ptr::null_mut()) }?;
         let heap = heaps::heap(device)?;
-        let address = memory::allocate(heap, size, align, memory::stream(device, stream)?)?;
+        let address = memory::allocate(heap, size, align, memory::stream(device, stream))?;
         // SAFETY: as above.
         unsafe { write("pointer", pointer, std::ptr::with_exposed_provenance_mut(address as usize)) }
     })
@@ -159,7 +160,7 @@ pub unsafe extern "C" fn devmem_free(pointer: *mut c_void) -> Status {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn devmem_free_on(pointer: *mut c_void, stream: u64) -> Status {
     // SAFETY: the caller's promise.
-    unsafe { free(pointer, || Ok(Claim { stream: Some(stream), ..Claim::default() })) }
+    unsafe { free(pointer, || Ok(Claim { last_use: LastUse::On(stream), ..Claim::default() })) }
 }
 
 /// Frees a block whose device and size the caller knows; refuses it if they are others.
@@ -176,7 +177,7 @@ pub unsafe extern "C" fn devmem_free_checked(
 ) -> Status {
     let claim = || {
         let device = heaps::device(kind, ordinal)?;
-        Ok(Claim { heap: Some(heaps::owner_of(device)), size: Some(size), stream: Some(stream) })
+        Ok(Claim { owner: Some(heaps::owner_of(device)), size: Some(size), last_use: LastUse::On(stream) })
     };
     // SAFETY: the caller's promise.
     unsafe { free(pointer, claim) }
@@ -345,4 +346,23 @@ pub unsafe extern "C" fn devmem_snapshot_json(kind: i32, ordinal: i32, text: *mu
     let found = guard(|| Ok(report::snapshot_json(heaps::heap(heaps::device(kind, ordinal)?)?)));
     // SAFETY: the caller's promise.
     found.map_or(0, |found| unsafe { write_text(&found, text, capacity) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::CStr;
+
+    use super::*;
+
+    #[test]
+    #[allow(clippy::panic, reason = "what is caught")]
+    fn panics_are_caught_and_told() {
+        let status = guard(|| -> Result<(), Failure> { panic!("of {} kinds", 2) });
+        assert_eq!(status, Err(Status::Internal));
+        // SAFETY: the text is valid until this thread's next failure.
+        let text = unsafe { CStr::from_ptr(devmem_last_error()) };
+        assert!(text.to_string_lossy().contains("of 2 kinds"), "{text:?}");
+        assert_eq!(guard(|| Err::<(), _>(Failure::Null { what: "it" })), Err(Status::InvalidArgument));
+        assert_eq!(guard(|| Ok(3)), Ok(3));
+    }
 }

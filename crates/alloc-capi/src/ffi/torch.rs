@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 
 use crate::failure::{Failure, Status};
 use crate::heaps;
-use crate::memory::Claim;
+use crate::memory::{self, Claim, LastUse};
 use crate::torch::filter::{Filter, StdFunction};
 use crate::torch::{self, throw};
 
@@ -76,8 +76,9 @@ pub unsafe extern "C-unwind" fn devmem_torch_alloc(size: isize, device: c_int, s
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn devmem_torch_free(pointer: *mut c_void, size: isize, device: c_int, stream: *mut c_void) {
     let claim = || {
-        let heap = Some(heaps::owner_of(alloc_core::Device::cuda(ordinal(device)?)));
-        Ok(Claim { heap, size: u64::try_from(size).ok(), stream: Some(stream.addr() as u64) })
+        let owner = heaps::device(super::DEVMEM_KIND_CUDA, device).map(heaps::owner_of)?;
+        let last_use = LastUse::AllocatedOn(stream.addr() as u64);
+        Ok(Claim { owner: Some(owner), size: u64::try_from(size).ok(), last_use })
     };
     // SAFETY: the caller's promise. What is refused stays as it was, and PyTorch has no way to hear of it.
     let _: Status = unsafe { free(pointer, claim) };
@@ -114,7 +115,7 @@ pub unsafe extern "C-unwind" fn devmem_torch_memory_fraction(fraction: f64, devi
 /// `size` is null or valid for a write.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn devmem_torch_base_alloc(pointer: *mut c_void, size: *mut usize) -> *mut c_void {
-    let found = guard(|| crate::memory::find(pointer.expose_provenance() as u64));
+    let found = guard(|| memory::find(pointer.expose_provenance() as u64));
     if !size.is_null() {
         // SAFETY: the caller's promise.
         unsafe { size.write(found.map_or(0, |entry| entry.block.size() as usize)) };
@@ -132,7 +133,7 @@ pub unsafe extern "C-unwind" fn devmem_torch_record_stream(pointer: *mut c_void,
         return;
     }
     // SAFETY: PyTorch's frame is the next one.
-    unsafe { or_throw(|| crate::memory::record(pointer.expose_provenance() as u64, stream.addr() as u64)) };
+    unsafe { or_throw(|| memory::record(pointer.expose_provenance() as u64, stream.addr() as u64)) };
 }
 
 /// `begin_allocate_to_pool`: allocations that the filter accepts come from the pool `id`, which stays where it is, from

@@ -74,13 +74,13 @@ impl Index {
     }
 
     /// Takes the block at an address out, if `accept` likes it and it is among those that are found at once; `None`, with
-    /// nothing done, may mean anything else. Of several calls for one block, of this and of [`Index::take`], exactly one gets it.
+    /// nothing done, may mean anything else. Of several calls for one block, of this and of [`Index::take`], at most one gets it.
     #[inline(always)]
     pub(crate) fn take_if<T>(&self, address: u64, accept: impl Fn(&Entry) -> Option<T>) -> Option<(Entry, T)> {
         self.front.get()?.take_if(unit_of(address)?, accept)
     }
 
-    /// Takes the block at an address out, if `accept` likes it, or says why not.
+    /// Takes the block at an address out, if `accept` likes it, or says why not. Of several such calls for one block exactly one gets it.
     #[inline]
     pub(crate) fn take<E: From<Absent>>(
         &self,
@@ -182,6 +182,19 @@ mod tests {
         assert_eq!((entry.block, id), (block(4096, 5), BlockId::from_bits(5)));
         assert_eq!(index.take_if(4096, |_| Some(())), None);
         assert_eq!(index.take(4096, accept), Err(Absent::Freed));
+    }
+
+    #[test]
+    fn what_changed_since_it_was_looked_at_is_not_taken() {
+        let index = Index::new();
+        let note = |id| assert!(index.insert(block(4096, id), 1, Stream::DEFAULT));
+        note(1);
+        assert_eq!(index.take_if(4096, |_| index.take(4096, accept).ok()), None);
+        note(2);
+        assert_eq!(index.take_if(4096, |_| index.mark_shared(4096).then_some(())), None);
+        let freed_and_noted_again = || index.take(4096, accept).ok().inspect(|_| note(2));
+        assert_eq!(index.take_if(4096, |_| freed_and_noted_again()), None);
+        assert!(index.take(4096, accept).is_ok());
     }
 
     #[test]

@@ -197,7 +197,7 @@ fn routed(ordinal: u16, stream: u64) -> Option<(Owner, Arc<Private>)> {
 pub(crate) fn allocate(ordinal: u16, size: u64, handle: u64) -> Result<u64, Failure> {
     let device = Device::cuda(ordinal);
     let heap = heaps::heap(device)?;
-    let stream = memory::stream(device, handle)?;
+    let stream = memory::stream(device, handle);
     if ROUTES.load(Ordering::Acquire) == 0 {
         return memory::allocate(heap, size, memory::ALIGN, stream);
     }
@@ -240,14 +240,6 @@ pub(crate) unsafe fn release(entry: &Entry, stream: Stream, uses: &StreamSet) ->
 /// The device of a private pool.
 pub(crate) fn device_of(owner: Owner) -> Option<Device> {
     lock().by_owner(owner).map(|slot| Device::cuda(slot.private.ordinal))
-}
-
-/// Tells the private pools that a stream is about to be destroyed.
-pub(crate) fn retire(stream: Stream) {
-    let pools: Vec<_> = lock().slots.iter().flatten().map(|slot| Arc::clone(&slot.private)).collect();
-    for private in pools {
-        private.pool.retire_stream(stream);
-    }
 }
 
 /// Limits the device's pool to a fraction of the device's memory.

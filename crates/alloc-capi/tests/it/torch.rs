@@ -133,29 +133,190 @@ fn a_fraction_is_a_limit() {
     assert_eq!(devmem_set_limit(CUDA, 0, 0), Status::Ok);
 }
 
+/// Work on the stream that uses the block.
+fn fill(block: *mut c_void, stream: Stream) {
+    let place = Place { device: Device::cuda(0), address: Address::new(block.addr() as u64) };
+    // SAFETY: the block has as many bytes, and lives as long as the test waits for.
+    unsafe { CudaTransfer::of(0).unwrap().fill(place, 8 << 20, 1, stream) }.unwrap();
+}
+
+/// Whether whoever gets the memory of a block of 8 MiB, which was just freed, comes after work that is held back.
+fn is_waited_for(fake: &Fake, block: *mut c_void, stream: Stream) -> bool {
+    let waits = fake.calls("cuStreamWaitEvent");
+    let others = [(); 3].map(|()| take(8 * MIB, stream));
+    let is_reused_at_once = others.contains(&block) && fake.calls("cuStreamWaitEvent") == waits;
+    others.into_iter().for_each(|other| give(other, 8 * MIB, stream));
+    !is_reused_at_once
+}
+
 #[test]
 fn a_recorded_stream_is_waited_for() {
     let Some(fake) = start() else { return };
-    let [main, side] = [(); 2].map(|()| NamedStream::new());
+    let [main, side, third] = [(); 3].map(|()| NamedStream::new());
     let block = take(8 * MIB, main.stream());
     side.wait_for(&main).unwrap();
     fake.hold(side.stream());
-    // SAFETY: the block lives; the fill is work that uses it.
-    unsafe {
-        use alloc_core::{Address, Place, Transfer};
-        let place = Place { device: Device::cuda(0), address: Address::new(block.addr() as u64) };
-        alloc_cuda::CudaTransfer::of(0).unwrap().fill(place, 8 << 20, 1, side.stream()).unwrap();
-        devmem_torch_record_stream(block, handle(side.stream()));
-    }
+    fill(block, side.stream());
+    // SAFETY: the block lives.
+    unsafe { devmem_torch_record_stream(block, handle(side.stream())) };
     give(block, 8 * MIB, main.stream());
-    let others: Vec<_> = (0..3).map(|_| take(8 * MIB, main.stream())).collect();
-    assert!(!others.contains(&block), "work on another stream still uses the memory");
     assert_eq!(pool().statistics().parked.current, 8 << 20);
+    assert!(is_waited_for(&fake, block, main.stream()), "work on another stream still uses the memory");
     fake.resume(side.stream());
     side.synchronize().unwrap();
-    others.into_iter().for_each(|other| give(other, 8 * MIB, main.stream()));
+    // What was recorded is forgotten with the block.
+    devmem_torch_reset();
+    let again = take(8 * MIB, main.stream());
+    assert_eq!(again, block);
+    // SAFETY: the block lives.
+    unsafe { devmem_torch_record_stream(again, handle(third.stream())) };
+    let records = fake.calls("cuEventRecord");
+    give(again, 8 * MIB, main.stream());
+    assert_eq!(fake.calls("cuEventRecord"), records + 1);
     devmem_torch_reset();
     assert_eq!(pool().statistics().reserved.current, 0);
+}
+
+#[test]
+fn a_block_may_be_freed_on_another_stream_than_its_own() {
+    let Some(fake) = start() else { return };
+    let [main, side] = [(); 2].map(|()| NamedStream::new());
+    for as_torch in [false, true] {
+        let block = take(8 * MIB, main.stream());
+        side.wait_for(&main).unwrap();
+        fake.hold(side.stream());
+        fill(block, side.stream());
+        if as_torch {
+            give(block, 8 * MIB, side.stream());
+        } else {
+            // SAFETY: the last use was on the stream named.
+            assert_eq!(unsafe { devmem_free_on(block, side.handle()) }, Status::Ok);
+        }
+        assert!(is_waited_for(&fake, block, main.stream()), "work on the stream named still uses the memory");
+        fake.resume(side.stream());
+        side.synchronize().unwrap();
+        devmem_torch_reset();
+    }
+    assert_eq!(pool().statistics().in_use.current, 0);
+}
+
+#[test]
+fn a_stream_that_has_the_handle_of_one_that_ended_is_waited_for() {
+    let Some(fake) = start() else { return };
+    let main = NamedStream::new();
+    let gone = {
+        let gone = NamedStream::new();
+        let block = take(8 * MIB, gone.stream());
+        give(block, 8 * MIB, gone.stream());
+        gone.handle()
+    };
+    // The driver hands the handle out again, and the new stream allocates nothing.
+    let side = NamedStream::new();
+    assert_eq!(side.handle(), gone);
+    let block = take(8 * MIB, main.stream());
+    side.wait_for(&main).unwrap();
+    fake.hold(side.stream());
+    fill(block, side.stream());
+    // SAFETY: the block lives.
+    unsafe { devmem_torch_record_stream(block, handle(side.stream())) };
+    give(block, 8 * MIB, main.stream());
+    assert_eq!(pool().statistics().parked.current, 8 << 20);
+    assert!(is_waited_for(&fake, block, main.stream()), "the stream that ended is not the one that works");
+    fake.resume(side.stream());
+    side.synchronize().unwrap();
+    devmem_torch_reset();
+    assert_eq!(pool().statistics().in_use.current, 0);
+}
+
+#[test]
+fn default_streams_of_threads_are_told_apart() {
+    /// `CU_STREAM_PER_THREAD`.
+    const PER_THREAD: u64 = 2;
+    let Some(fake) = start() else { return };
+    let take = || {
+        let mut pointer = null_mut();
+        // SAFETY: the pointer is a local, and the stream one that each thread has.
+        assert_eq!(unsafe { devmem_allocate_on(CUDA, 0, 8 << 20, 0, PER_THREAD, &mut pointer) }, Status::Ok);
+        pointer.expose_provenance()
+    };
+    // SAFETY: nothing uses the block.
+    let free = |block| unsafe { devmem_free_on(std::ptr::with_exposed_provenance_mut(block), PER_THREAD) };
+    let block = take();
+    let records = fake.calls("cuEventRecord");
+    assert_eq!(free(block), Status::Ok);
+    assert_eq!(fake.calls("cuEventRecord"), records, "a thread frees on its own stream");
+    let block = take();
+    assert_eq!(std::thread::scope(|scope| scope.spawn(|| free(block)).join().unwrap()), Status::Ok);
+    assert!(fake.calls("cuEventRecord") > records, "and another thread on another one");
+    // PyTorch names the stream of the allocation, from whatever thread.
+    let (block, records) = (take(), fake.calls("cuEventRecord"));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            give(std::ptr::with_exposed_provenance_mut(block), 8 * MIB, Stream::from_raw(PER_THREAD));
+        });
+    });
+    assert_eq!(fake.calls("cuEventRecord"), records);
+    devmem_torch_reset();
+    assert_eq!(pool().statistics().in_use.current, 0);
+}
+
+#[test]
+fn claims_on_blocks_of_private_pools_are_checked() {
+    let Some(_fake) = start() else { return };
+    begin();
+    let block = take(MIB, Stream::DEFAULT);
+    end();
+    // SAFETY: nothing uses the block.
+    let free = |ordinal, size: isize| unsafe { devmem_free_checked(block, CUDA, ordinal, size as u64, 0) };
+    // A device that has a heap, and one that has none yet.
+    assert_eq!((free(1, MIB), free(7, MIB)), (Status::WrongDevice, Status::WrongDevice));
+    assert!(last_error().contains("cuda:0, not of cuda:7"), "{}", last_error());
+    // SAFETY: as above.
+    unsafe { devmem_torch_free(block, MIB, 1, null_mut()) };
+    assert_eq!(free(0, MIB + 1), Status::WrongSize);
+    assert_eq!((free(0, MIB), free(0, MIB)), (Status::Ok, Status::DoubleFree));
+    devmem_torch_release_pool(0, POOL);
+    assert_eq!(pool().statistics().in_use.current, 0);
+}
+
+#[test]
+fn what_callers_hold_is_counted_however_it_comes_back() {
+    let Some(_fake) = start() else { return };
+    let [main, side] = [(); 2].map(|()| NamedStream::new());
+    let counts = || {
+        let mut figures = device_memory::Statistics::default();
+        // SAFETY: the figures are a local of that size.
+        let told = unsafe { devmem_statistics(CUDA, 0, &mut figures, size_of_val(&figures)) };
+        assert_eq!(told, Status::Ok);
+        (figures.allocated, figures.block_count, figures.failure_count)
+    };
+    let (bytes, blocks, failures) = counts();
+    let take_counted = || {
+        let block = take(MIB, main.stream());
+        assert_eq!(counts(), (bytes + (1 << 20), blocks + 1, failures));
+        block
+    };
+    let block = take_counted();
+    give(block, MIB, main.stream());
+    assert_eq!(counts(), (bytes, blocks, failures), "on its own stream");
+    let block = take_counted();
+    give(block, MIB, side.stream());
+    assert_eq!(counts(), (bytes, blocks, failures), "on another");
+    let block = take_counted();
+    // SAFETY: the block lives.
+    unsafe { devmem_torch_record_stream(block, handle(side.stream())) };
+    give(block, MIB, main.stream());
+    assert_eq!(counts(), (bytes, blocks, failures), "after it was recorded");
+    begin();
+    let block = take_counted();
+    end();
+    give(block, MIB, main.stream());
+    devmem_torch_release_pool(0, POOL);
+    assert_eq!(counts(), (bytes, blocks, failures), "to a private pool");
+    assert_eq!(devmem_set_limit(CUDA, 0, 32 << 20), Status::Ok);
+    assert_eq!(take(64 * MIB, main.stream()), null_mut());
+    assert_eq!(devmem_set_limit(CUDA, 0, 0), Status::Ok);
+    assert_eq!(counts(), (bytes, blocks, failures + 1));
 }
 
 /// Routes this thread's allocations to the pool.
