@@ -22,7 +22,7 @@ fn uses() -> MutexGuard<'static, Option<FxHashMap<u64, StreamSet>>> {
 /// The stream that a caller names by its handle.
 #[inline]
 pub(crate) fn stream(device: Device, handle: u64) -> Stream {
-    if device.kind() == DeviceKind::CPU { Stream::from_raw(handle) } else { alloc_cuda::stream_named(handle) }
+    stream_of(heaps::owner_of(device), handle)
 }
 
 /// The same of a stream of the device whose memory the owner hands out.
