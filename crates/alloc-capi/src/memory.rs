@@ -113,6 +113,7 @@ pub(crate) enum LastUse {
     /// The one that has this handle at present.
     On(u64),
     /// That of the allocation if it had this handle, whoever has it now, and whichever thread's default stream it is.
+    #[cfg(feature = "cuda")]
     AllocatedOn(u64),
 }
 
@@ -133,8 +134,11 @@ impl Claim {
     fn other_stream(&self, entry: &Entry) -> Option<Stream> {
         let named = match self.last_use {
             LastUse::Own => return None,
+            LastUse::On(handle) => stream_of(entry.owner, handle),
+            #[cfg(feature = "cuda")]
             LastUse::AllocatedOn(handle) if handle == entry.stream.handle() => return None,
-            LastUse::On(handle) | LastUse::AllocatedOn(handle) => stream_of(entry.owner, handle),
+            #[cfg(feature = "cuda")]
+            LastUse::AllocatedOn(handle) => stream_of(entry.owner, handle),
         };
         (named != entry.stream).then_some(named)
     }
