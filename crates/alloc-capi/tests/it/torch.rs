@@ -149,29 +149,39 @@ fn is_waited_for(fake: &Fake, block: *mut c_void, stream: Stream) -> bool {
     !is_reused_at_once
 }
 
+/// Frees a block of `main` in the midst of work of `side` that uses it: `end` does, by whatever function. Where it was.
+fn freed_in_use(fake: &Fake, main: &NamedStream, side: &NamedStream, end: impl FnOnce(*mut c_void)) -> *mut c_void {
+    let block = take(8 * MIB, main.stream());
+    side.wait_for(main).unwrap();
+    fake.hold(side.stream());
+    fill(block, side.stream());
+    end(block);
+    assert_eq!(pool().statistics().parked.current, 8 << 20);
+    assert!(is_waited_for(fake, block, main.stream()), "work on another stream still uses the memory");
+    fake.resume(side.stream());
+    side.synchronize().unwrap();
+    devmem_torch_reset();
+    assert_eq!(pool().statistics().in_use.current, 0);
+    block
+}
+
+/// Records the stream, and frees the block on its own.
+fn record_and_give(block: *mut c_void, main: &NamedStream, side: &NamedStream) {
+    // SAFETY: the block lives.
+    unsafe { devmem_torch_record_stream(block, handle(side.stream())) };
+    give(block, 8 * MIB, main.stream());
+}
+
 #[test]
 fn a_recorded_stream_is_waited_for() {
     let Some(fake) = start() else { return };
     let [main, side, third] = [(); 3].map(|()| NamedStream::new());
-    let block = take(8 * MIB, main.stream());
-    side.wait_for(&main).unwrap();
-    fake.hold(side.stream());
-    fill(block, side.stream());
-    // SAFETY: the block lives.
-    unsafe { devmem_torch_record_stream(block, handle(side.stream())) };
-    give(block, 8 * MIB, main.stream());
-    assert_eq!(pool().statistics().parked.current, 8 << 20);
-    assert!(is_waited_for(&fake, block, main.stream()), "work on another stream still uses the memory");
-    fake.resume(side.stream());
-    side.synchronize().unwrap();
+    let block = freed_in_use(&fake, &main, &side, |block| record_and_give(block, &main, &side));
     // What was recorded is forgotten with the block.
-    devmem_torch_reset();
     let again = take(8 * MIB, main.stream());
     assert_eq!(again, block);
-    // SAFETY: the block lives.
-    unsafe { devmem_torch_record_stream(again, handle(third.stream())) };
     let records = fake.calls("cuEventRecord");
-    give(again, 8 * MIB, main.stream());
+    record_and_give(again, &main, &third);
     assert_eq!(fake.calls("cuEventRecord"), records + 1);
     devmem_torch_reset();
     assert_eq!(pool().statistics().reserved.current, 0);
@@ -181,23 +191,10 @@ fn a_recorded_stream_is_waited_for() {
 fn a_block_may_be_freed_on_another_stream_than_its_own() {
     let Some(fake) = start() else { return };
     let [main, side] = [(); 2].map(|()| NamedStream::new());
-    for as_torch in [false, true] {
-        let block = take(8 * MIB, main.stream());
-        side.wait_for(&main).unwrap();
-        fake.hold(side.stream());
-        fill(block, side.stream());
-        if as_torch {
-            give(block, 8 * MIB, side.stream());
-        } else {
-            // SAFETY: the last use was on the stream named.
-            assert_eq!(unsafe { devmem_free_on(block, side.handle()) }, Status::Ok);
-        }
-        assert!(is_waited_for(&fake, block, main.stream()), "work on the stream named still uses the memory");
-        fake.resume(side.stream());
-        side.synchronize().unwrap();
-        devmem_torch_reset();
-    }
-    assert_eq!(pool().statistics().in_use.current, 0);
+    freed_in_use(&fake, &main, &side, |block| give(block, 8 * MIB, side.stream()));
+    // SAFETY: the last use was on the stream named.
+    let free_on = |block| assert_eq!(unsafe { devmem_free_on(block, side.handle()) }, Status::Ok);
+    freed_in_use(&fake, &main, &side, free_on);
 }
 
 #[test]
@@ -213,19 +210,7 @@ fn a_stream_that_has_the_handle_of_one_that_ended_is_waited_for() {
     // The driver hands the handle out again, and the new stream allocates nothing.
     let side = NamedStream::new();
     assert_eq!(side.handle(), gone);
-    let block = take(8 * MIB, main.stream());
-    side.wait_for(&main).unwrap();
-    fake.hold(side.stream());
-    fill(block, side.stream());
-    // SAFETY: the block lives.
-    unsafe { devmem_torch_record_stream(block, handle(side.stream())) };
-    give(block, 8 * MIB, main.stream());
-    assert_eq!(pool().statistics().parked.current, 8 << 20);
-    assert!(is_waited_for(&fake, block, main.stream()), "the stream that ended is not the one that works");
-    fake.resume(side.stream());
-    side.synchronize().unwrap();
-    devmem_torch_reset();
-    assert_eq!(pool().statistics().in_use.current, 0);
+    freed_in_use(&fake, &main, &side, |block| record_and_give(block, &main, &side));
 }
 
 #[test]
