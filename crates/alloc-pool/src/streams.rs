@@ -219,16 +219,26 @@ impl<P: MemoryProvider> Inner<P> {
         if let Some(&tag) = tags.tags.get(&stream) {
             return Ok(tag);
         }
-        // A stream that is being captured can't be made to wait for what was submitted before, and nothing may be asked then.
-        let has_predecessors = !tags.orphans.is_empty() || tags.retired.contains_key(&stream);
-        let is_captured = has_predecessors && self.driver.provider().is_capturing(stream)?;
-        let may_ask = has_predecessors && !is_captured && self.may_ask_in(&tags);
-        if tags.retired.contains_key(&stream) {
-            self.come_after_namesake(&mut tags, stream, is_captured, may_ask)?;
+        // A handle may come back after the stream that had it was retired. The new stream comes after the old one, so
+        // that whoever asks for the one by name may ask the other.
+        if let Some(event) = tags.retired.get_mut(&stream) {
+            if !self.settle_event(event)?
+                && let Some(pending) = event
+            {
+                self.make_wait(stream, pending)?;
+            }
+            let before = tags.retired.remove(&stream).flatten();
+            before.into_iter().for_each(|event| self.driver.provider().recycle(event));
+            // Blocks of the old stream are not the new one's own: their memory goes to whoever has the old one's tag.
+            for arena in self.arenas.iter() {
+                let mut state = arena.lock();
+                state.heap.disown(stream, NOBODY);
+                arena.remote.disown(stream, NOBODY);
+            }
         }
-        let orphan = if is_captured { None } else { tags.orphans.pop() };
-        let tag = if let Some(orphan) = orphan {
+        let tag = if let Some(orphan) = tags.orphans.pop() {
             let before = tags.streams[orphan as usize];
+            let may_ask = self.may_ask_in(&tags);
             if let Err(error) = self.order_after_in(&mut tags, before, stream, may_ask) {
                 tags.orphans.push(orphan);
                 return Err(error);
@@ -247,43 +257,6 @@ impl<P: MemoryProvider> Inner<P> {
         };
         tags.tags.insert(stream, tag);
         Ok(tag)
-    }
-
-    /// Makes a stream that has the name of a retired one come after that, so that whoever asks for the one by name may ask the
-    /// other.
-    fn come_after_namesake(
-        &self,
-        tags: &mut Tags<P::Event>,
-        stream: Stream,
-        is_captured: bool,
-        may_ask: bool,
-    ) -> Result<(), ProviderError> {
-        let Some(event) = tags.retired.get_mut(&stream) else { return Ok(()) };
-        if may_ask {
-            self.settle_event(event)?;
-        }
-        match event {
-            Some(_) if is_captured => {
-                return Err(ProviderError {
-                    device: self.device,
-                    call: "allocate",
-                    code: 0,
-                    name: "the stream that had this name may still work, and a captured one can't wait for it".into(),
-                    kind: ProviderErrorKind::Unsupported,
-                });
-            }
-            Some(pending) => self.make_wait(stream, pending)?,
-            None => {}
-        }
-        let before = tags.retired.remove(&stream).flatten();
-        before.into_iter().for_each(|event| self.driver.provider().recycle(event));
-        // Blocks of the old stream are not the new one's own: their memory goes to whoever has the old one's tag.
-        for arena in self.arenas.iter() {
-            let mut state = arena.lock();
-            state.heap.disown(stream, NOBODY);
-            arena.remote.disown(stream, NOBODY);
-        }
-        Ok(())
     }
 
     /// The stream's tag if it has one.
