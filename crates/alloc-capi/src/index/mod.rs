@@ -202,8 +202,8 @@ mod tests {
         let index = Index::new();
         for round in 0..200 {
             assert!(index.insert(block(4096, round), 1, Stream::DEFAULT));
-            let taken = AtomicU64::new(0);
-            let takers = || match taken.fetch_add(1, Ordering::Relaxed) {
+            let begun = AtomicU64::new(0);
+            let takers = || match begun.fetch_add(1, Ordering::Relaxed) {
                 1 => index.take_if(4096, |_| Some(())).is_some(),
                 _ => index.take(4096, accept).is_ok(),
             };
