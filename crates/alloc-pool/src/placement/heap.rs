@@ -227,15 +227,24 @@ impl Heap {
         self.release_inline(index)
     }
 
+    /// A used node is about to be none. All that lowers what is in use comes through here and counts on, so that [`Version`]s
+    /// never come back: else as much could be taken of a place that was found as a miss gives up meanwhile.
+    ///
+    /// [`Version`]: window::Version
+    #[inline(always)]
+    fn end_use(&mut self, index: u32) {
+        self.now += 1;
+        self.used_units -= u64::from(self.nodes[index as usize].units);
+        self.low_units = self.low_units.min(self.used_units);
+    }
+
     #[inline(always)]
     fn release_inline(&mut self, index: u32) -> u32 {
-        self.now += 1;
+        self.end_use(index);
         let node = &mut self.nodes[index as usize];
         node.generation = node.generation.wrapping_add(1);
         node.users = 1 << node.tag;
         node.stamp = self.now;
-        self.used_units -= u64::from(node.units);
-        self.low_units = self.low_units.min(self.used_units);
         let (tag, users) = (node.tag, node.users);
         if self.marked != 0 {
             self.latest[usize::from(tag)] = self.now;
@@ -303,19 +312,17 @@ impl Heap {
 
     /// Turns a used node into a hole.
     pub(crate) fn abandon(&mut self, index: u32) {
-        let node = &mut self.nodes[index as usize];
-        node.generation = node.generation.wrapping_add(1);
-        self.used_units -= u64::from(node.units);
+        self.end_use(index);
+        self.retire(index);
         self.become_kind(index, Kind::Hole);
     }
 
     /// Makes free memory of a used node that nobody got; `users` are those whose work may still touch it.
     pub(crate) fn give_up(&mut self, index: u32, users: TagSet) {
-        self.now += 1;
+        self.end_use(index);
+        self.retire(index);
         let node = &mut self.nodes[index as usize];
-        node.generation = node.generation.wrapping_add(1);
         (node.users, node.stamp) = (users, self.now);
-        self.used_units -= u64::from(node.units);
         self.become_kind(index, Kind::Free);
     }
 

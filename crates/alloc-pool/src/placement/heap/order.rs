@@ -31,12 +31,10 @@ impl Heap {
 
     /// Gives a used node's memory back that all these streams used. It stays apart from its neighbours.
     pub(crate) fn release_shared(&mut self, index: u32, users: TagSet, stamp: u64) {
-        // The stamp is of earlier, and what was found since is to be known to be old.
-        self.now += 1;
+        // The stamp is of earlier.
+        self.end_use(index);
         let node = &mut self.nodes[index as usize];
         (node.users, node.stamp) = (users, stamp);
-        self.used_units -= u64::from(node.units);
-        self.low_units = self.low_units.min(self.used_units);
         self.seen |= users;
         self.link_free(index);
     }

@@ -165,6 +165,22 @@ fn a_place_is_not_had_if_some_of_it_was_taken_after_a_release_of_an_earlier_stam
     assert!(start(window).is_none_or(|start| is_beside(u64::from(start))), "{window:?} {taken:?}");
 }
 
+#[test]
+fn a_place_is_not_had_if_some_of_it_was_taken_while_a_miss_gave_up_as_much() {
+    let (mut heap, blocks) = cut(&[(0, 100), (1, 5), (3, 10)]);
+    heap.abandon(blocks[2]);
+    let first = heap.containing(0, 105);
+    let (claimed, _) = heap.claim(first, 105, ask(10, 3));
+    heap.release(blocks[0]);
+    heap.note_mark(heap.now());
+    let found = heap.allocate_or_find(ask(90, 2)).unwrap_err();
+    assert_eq!(start(found.map(|found| found.window)), Some(0));
+    assert!(heap.allocate(ask(10, 0)).is_some());
+    heap.abandon(claimed);
+    let window = heap.best_window_or(found, ask(90, 2), 0);
+    assert_eq!((start(window), window), (Some(10), heap.best_window(ask(90, 2), 0)));
+}
+
 /// Every place there is, tried one after the other: the latest release there, what is left around it, and whether in one piece.
 fn best_of_all(heap: &Heap, ask: Ask, untouchable: TagSet) -> Option<(u64, u64, bool)> {
     let (units, mut best, mut row) = (u64::from(ask.units), None, Vec::new());
