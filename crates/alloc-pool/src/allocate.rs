@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, Weak};
 use alloc_core::{AllocError, Layout, MemoryProvider, ProviderError, ProviderErrorKind, Stream};
 
 use crate::arena::{Addresses, Arena, ArenaState, SLAB_ARENA, ZERO_RANGE};
-use crate::cache::{self, Batch, CacheCounters, CacheHome, CachedBlock, Fresh};
+use crate::cache::{self, Batch, CacheCounters, CacheHome, CacheKey, CachedBlock, Fresh};
 use crate::id::{MAX_NODES, Name, Parts, slab_and_slot, slot_number};
 use crate::ledger::SlabFacts;
 use crate::local;
@@ -159,11 +159,25 @@ impl<P: MemoryProvider> Inner<P> {
 
     /// Gives the thread a cache for the stream; its seat, and whether the cache could be had.
     pub(crate) fn join(this: &Arc<Self>, stream: Stream) -> Result<(Seat, bool), AllocError> {
-        let seat = this.take_seat(stream)?;
+        let key = this.cache_key(stream);
+        let tag = this.tag_of(stream)?;
+        Self::join_as(this, key, tag)
+    }
+
+    /// The same if the stream has that tag. A thread that only releases may come when the stream has just ended, and asking for
+    /// its tag would make a new one of it.
+    pub(crate) fn join_known(this: &Arc<Self>, stream: Stream, tag: Tag) -> bool {
+        // Before the tag: if the stream ends after that was seen, the key is of an epoch that has ended as well.
+        let key = this.cache_key(stream);
+        this.known_tag(stream) == Some(tag) && Self::join_as(this, key, tag).is_ok()
+    }
+
+    fn join_as(this: &Arc<Self>, key: CacheKey, tag: Tag) -> Result<(Seat, bool), AllocError> {
+        let seat = Seat { tag, arena: this.take_seat()? };
         let counters = this.new_counters();
         let fresh = Fresh { seat, byte_bound: this.config.thread_cache, counters: Arc::clone(&counters) };
         let home: Weak<dyn CacheHome> = Arc::downgrade(this) as Weak<dyn CacheHome>;
-        let installed = cache::install(this.number, this.cache_key(stream), home, fresh);
+        let installed = cache::install(this.number, key, home, fresh);
         if !installed {
             this.leave_seat(seat.arena);
             this.caches.lock().unwrap_or_else(PoisonError::into_inner).retire(&counters);

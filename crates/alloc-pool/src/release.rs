@@ -119,8 +119,8 @@ impl<P: MemoryProvider> Inner<P> {
         let slack = u64::from(slack);
         let mut own = this.count_cached_release(facts.class, slack, stream);
         // A thread that only releases what others allocate needs a cache as well, lest each block costs a lock.
-        if own.is_none() && uses.is_empty() && this.known_tag(stream) == Some(facts.tag) {
-            own = Self::join(this, stream).ok().and_then(|_| this.count_cached_release(facts.class, slack, stream));
+        if own.is_none() && uses.is_empty() && Self::join_known(this, stream, facts.tag) {
+            own = this.count_cached_release(facts.class, slack, stream);
         }
         if own.is_none() {
             this.count_uncached(|counters| counters.count_release(facts.class, slack));

@@ -75,6 +75,20 @@ impl<E> Tags<E> {
         (self.retired.is_empty() || !self.retired.contains_key(&stream)).then_some(tag)
     }
 
+    /// The tag of a retired stream for a new one: that of the one whose name it has, lest two tags be known by one name, or else
+    /// the latest, unless the new one can't come after another.
+    fn take_orphan(&mut self, stream: Stream, is_captured: bool) -> Option<Tag> {
+        match self.orphans.iter().position(|&orphan| self.streams[usize::from(orphan)] == stream) {
+            Some(index) => Some(self.orphans.remove(index)),
+            None if is_captured => None,
+            None => self.orphans.pop(),
+        }
+    }
+
+    fn is_orphan(&self, stream: Stream) -> bool {
+        self.orphans.iter().any(|&orphan| self.streams[usize::from(orphan)] == stream)
+    }
+
     fn streams_of(&self, tag: Tag) -> &[Stream] {
         if tag == SHARED_TAG {
             return &self.shared;
@@ -108,9 +122,8 @@ impl<P: MemoryProvider> Inner<P> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A seat for the calling thread: the stream's tag, and the arena that the fewest threads use.
-    pub(crate) fn take_seat(&self, stream: Stream) -> Result<Seat, AllocError> {
-        let tag = self.tag_of(stream)?;
+    /// A seat for the calling thread: the arena that the fewest threads use.
+    pub(crate) fn take_seat(&self) -> Result<u32, AllocError> {
         let mut seats = self.lock_seats();
         if seats.population.is_empty() {
             self.new_arenas(&mut seats)?;
@@ -118,7 +131,7 @@ impl<P: MemoryProvider> Inner<P> {
         let pair = seats.population.iter().enumerate().min_by_key(|(_, threads)| **threads).map_or(0, |(pair, _)| pair);
         seats.population[pair] += 1;
         self.count_pairs(&seats);
-        Ok(Seat { tag, arena: pair as u32 * 2 })
+        Ok(pair as u32 * 2)
     }
 
     /// Moves the calling thread from a crowded arena to one with fewer threads, if there is one or may be one more.
@@ -219,26 +232,17 @@ impl<P: MemoryProvider> Inner<P> {
         if let Some(&tag) = tags.tags.get(&stream) {
             return Ok(tag);
         }
-        // A handle may come back after the stream that had it was retired. The new stream comes after the old one, so
-        // that whoever asks for the one by name may ask the other.
-        if let Some(event) = tags.retired.get_mut(&stream) {
-            if !self.settle_event(event)?
-                && let Some(pending) = event
-            {
-                self.make_wait(stream, pending)?;
-            }
-            let before = tags.retired.remove(&stream).flatten();
-            before.into_iter().for_each(|event| self.driver.provider().recycle(event));
-            // Blocks of the old stream are not the new one's own: their memory goes to whoever has the old one's tag.
-            for arena in self.arenas.iter() {
-                let mut state = arena.lock();
-                state.heap.disown(stream, NOBODY);
-                arena.remote.disown(stream, NOBODY);
-            }
+        // A stream that is being captured can't be made to wait for what was submitted before, and nothing may be asked then.
+        let has_predecessors = !tags.orphans.is_empty() || tags.retired.contains_key(&stream);
+        let is_captured = has_predecessors && self.driver.provider().is_capturing(stream)?;
+        let may_ask = has_predecessors && !is_captured && self.may_ask_in(&tags);
+        if tags.retired.contains_key(&stream) {
+            self.come_after_namesake(&mut tags, stream, is_captured, may_ask)?;
         }
-        let tag = if let Some(orphan) = tags.orphans.pop() {
+        let tag = if tags.shared.contains(&stream) {
+            SHARED_TAG
+        } else if let Some(orphan) = tags.take_orphan(stream, is_captured) {
             let before = tags.streams[orphan as usize];
-            let may_ask = self.may_ask_in(&tags);
             if let Err(error) = self.order_after_in(&mut tags, before, stream, may_ask) {
                 tags.orphans.push(orphan);
                 return Err(error);
@@ -250,13 +254,48 @@ impl<P: MemoryProvider> Inner<P> {
             tags.streams.push(stream);
             tags.streams.len() as Tag - 1
         } else {
-            if !tags.shared.contains(&stream) {
-                tags.shared.push(stream);
-            }
+            tags.shared.push(stream);
             SHARED_TAG
         };
         tags.tags.insert(stream, tag);
         Ok(tag)
+    }
+
+    /// Makes a stream that has the name of a retired one come after that, so that whoever asks for the one by name may ask the
+    /// other.
+    fn come_after_namesake(
+        &self,
+        tags: &mut Tags<P::Event>,
+        stream: Stream,
+        is_captured: bool,
+        may_ask: bool,
+    ) -> Result<(), ProviderError> {
+        let Some(event) = tags.retired.get_mut(&stream) else { return Ok(()) };
+        if may_ask {
+            self.settle_event(event)?;
+        }
+        match event {
+            Some(_) if is_captured => {
+                return Err(ProviderError {
+                    device: self.device,
+                    call: "allocate",
+                    code: 0,
+                    name: "the stream that had this name may still work, and a captured one can't wait for it".into(),
+                    kind: ProviderErrorKind::Unsupported,
+                });
+            }
+            Some(pending) => self.make_wait(stream, pending)?,
+            None => {}
+        }
+        let before = tags.retired.remove(&stream).flatten();
+        before.into_iter().for_each(|event| self.driver.provider().recycle(event));
+        // Blocks of the old stream are not the new one's own: their memory goes to whoever has the old one's tag.
+        for arena in self.arenas.iter() {
+            let mut state = arena.lock();
+            state.heap.disown(stream, NOBODY);
+            arena.remote.disown(stream, NOBODY);
+        }
+        Ok(())
     }
 
     /// The stream's tag if it has one.
@@ -305,8 +344,8 @@ impl<P: MemoryProvider> Inner<P> {
             && let Some(stream) = tags.retired_names.pop_front()
         {
             match tags.retired.get(&stream) {
-                Some(None) => drop(tags.retired.remove(&stream)),
-                Some(Some(_)) => {
+                Some(None) if !tags.is_orphan(stream) => drop(tags.retired.remove(&stream)),
+                Some(_) => {
                     tags.retired_names.push_back(stream);
                     break;
                 }

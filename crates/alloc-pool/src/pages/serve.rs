@@ -552,7 +552,7 @@ mod tests {
             let pool = Pool::new(provider.clone(), PoolConfig { limit, ..PoolConfig::default() }).unwrap();
             let own = take(&pool, 1);
             // A third thread, which stays where this one is.
-            pool.inner.take_seat(A).unwrap();
+            pool.inner.take_seat().unwrap();
             let of_captured = pool.allocate(Layout::bytes(PAGE).unwrap(), C).unwrap();
             std::thread::scope(|scope| {
                 // Channels, so that neither waits for the other when it failed.

@@ -1,6 +1,6 @@
 //! Streams end; what was theirs is handed on.
 
-use alloc_core::{DeviceAllocator, Stream};
+use alloc_core::{AllocError, DeviceAllocator, Layout, Stream};
 
 use super::{roomy, tight};
 use crate::support::{A, B, C, KIB, PAGE};
@@ -197,6 +197,108 @@ fn streams_may_come_and_go_for_ever() {
         rig.pool.retire_stream(stream);
     }
     assert_eq!(rig.provider.live_events(), 0);
+    rig.close();
+}
+
+#[test]
+fn a_name_that_comes_back_has_what_was_left_under_it() {
+    let rig = roomy();
+    for stream in [A, B] {
+        let block = rig.take(PAGE, stream);
+        rig.give(block, stream);
+    }
+    rig.pool.retire_stream(A);
+    rig.pool.retire_stream(B);
+    let again = rig.take(PAGE, A);
+    rig.provider.set_capturing(A, true);
+    // Whoever takes over what was B's has nothing to do with A, which can't be asked.
+    let next = rig.take(PAGE, C);
+    rig.provider.assert_clean();
+    rig.provider.set_capturing(A, false);
+    rig.provider.drop_graph(A);
+    rig.give(again, A);
+    rig.give(next, C);
+    rig.close();
+}
+
+#[test]
+fn a_stream_is_not_forgotten_as_long_as_nobody_took_over_what_it_left() {
+    let rig = roomy();
+    let later = |number| Stream::with_identity(9, number);
+    for stream in [A, later(0)] {
+        let block = rig.take(PAGE, stream);
+        rig.give(block, stream);
+    }
+    rig.pool.retire_stream(A);
+    rig.pool.retire_stream(later(0));
+    // So many that the first would be forgotten.
+    for number in 1..1 << 16 {
+        let block = rig.take(0, later(number));
+        rig.give(block, later(number));
+        rig.pool.retire_stream(later(number));
+    }
+    // A stands for one that is gone, and must not be asked.
+    rig.provider.set_capturing(A, true);
+    let blocks = [B, C].map(|stream| rig.take(PAGE, stream));
+    rig.provider.assert_clean();
+    rig.provider.set_capturing(A, false);
+    rig.provider.drop_graph(A);
+    blocks.into_iter().zip([B, C]).for_each(|(block, stream)| rig.give(block, stream));
+    rig.close();
+}
+
+#[test]
+fn nothing_is_asked_when_a_name_comes_back_while_another_stream_is_captured() {
+    let rig = tight();
+    for stream in [A, B] {
+        let block = rig.take(PAGE, stream);
+        rig.work(block, stream);
+        rig.give(block, stream);
+    }
+    rig.pool.retire_stream(A);
+    rig.provider.set_capturing(B, true);
+    let wait = rig.provider.calls().wait;
+    let reborn = rig.take(PAGE, A);
+    assert_eq!(rig.provider.calls().wait, wait + 1, "it comes after the one before");
+    rig.provider.assert_clean();
+    rig.provider.set_capturing(B, false);
+    rig.provider.drop_graph(B);
+    rig.give(reborn, A);
+    rig.close();
+}
+
+#[test]
+fn a_stream_that_begins_with_a_capture_comes_after_no_other() {
+    let rig = roomy();
+    let block = rig.take(PAGE, A);
+    rig.work(block, A);
+    rig.give(block, A);
+    rig.pool.retire_stream(A);
+    for stream in [NEXT, A] {
+        rig.provider.set_capturing(stream, true);
+        let before = rig.stream_calls();
+        let taken = rig.pool.allocate(Layout::bytes(PAGE).unwrap(), stream);
+        assert_eq!(rig.stream_calls(), before);
+        rig.provider.assert_clean();
+        match taken {
+            Ok(block) => {
+                assert_eq!(stream, NEXT);
+                rig.provider.set_capturing(stream, false);
+                rig.provider.drop_graph(stream);
+                rig.give(block, stream);
+            }
+            // It has the name of one whose work can't be waited for; after the capture it is waited for.
+            Err(error) => {
+                assert!(matches!(&error, AllocError::Provider(error) if error.call == "allocate"), "{error}");
+                assert_eq!(stream, A);
+                rig.provider.set_capturing(stream, false);
+                rig.provider.drop_graph(stream);
+                let block = rig.take(PAGE, stream);
+                rig.give(block, stream);
+            }
+        }
+    }
+    rig.provider.complete_everything();
     rig.close();
 }
 
