@@ -9,6 +9,7 @@ mod adjust;
 mod bad_input;
 mod breakdown;
 mod conformance;
+mod crowd;
 mod failures;
 mod heap_calls;
 mod pages;

@@ -28,6 +28,17 @@ pub fn simulated() -> SimulatedConfig {
     SimulatedConfig { device: device(), ..SimulatedConfig::default() }
 }
 
+/// Numbers below what is asked for, the same for a seed on every machine.
+pub fn random(seed: u64) -> impl FnMut(u64) -> u64 {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    move |below| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) % below
+    }
+}
+
 /// A provider and a pool over it, both within reach.
 #[derive(Debug)]
 pub struct Rig {

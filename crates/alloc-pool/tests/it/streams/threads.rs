@@ -4,19 +4,9 @@ use alloc_core::conformance::{SimulatedConfig, SimulatedProvider};
 use alloc_core::{Block, Device, DeviceAllocator, DeviceKind, Layout, MemoryProvider, Stream, StreamSet};
 use alloc_pool::{Pool, PoolConfig};
 
-use crate::support::MIB;
+use crate::support::{MIB, random};
 
 const STREAMS: u64 = 4;
-
-fn random(seed: u64) -> impl FnMut(u64) -> u64 {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    move |below| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 11) % below
-    }
-}
 
 /// Uses a block on some streams in turn, each of which comes after the one before, and releases it.
 fn finish(
