@@ -51,7 +51,7 @@ pub unsafe trait MemoryProvider: Debug + Send + Sync + 'static {
     /// Owns a piece of physical memory, until [`MemoryProvider::release`].
     type Physical: Debug + Send + 'static;
     /// A point in a stream's work.
-    type Event: Debug + Send + 'static;
+    type Event: Debug + Send + Sync + 'static;
 
     /// The device.
     fn device(&self) -> Device;

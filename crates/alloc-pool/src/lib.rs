@@ -31,6 +31,7 @@ mod pool;
 mod primitive;
 mod release;
 mod remote;
+mod retired;
 mod returns;
 mod standby;
 mod statistics;

@@ -10,6 +10,8 @@ use alloc_core::{AllocatorEvent, Block, Gauge, MemoryProvider, ProviderError, Re
 use crate::cache::{Batch, CachedBlock};
 use crate::placement::heap::{SHARED_TAG, Tag};
 use crate::pool::Inner;
+use crate::retired::End;
+use crate::streams::Tags;
 
 use self::record::{Answers, Record};
 use self::together::Together;
@@ -125,16 +127,17 @@ impl<P: MemoryProvider> Inner<P> {
     }
 
     fn wait_on(&self, stream: Stream) -> Result<Option<Wait<P::Event>>, ProviderError> {
-        match self.retired_is_pending(stream) {
-            Some(true) => Ok(Some(Wait::Retired(stream))),
-            Some(false) => Ok(None),
+        let mut tags = self.lock_tags();
+        match tags.retired.end_of(stream) {
+            Some(End::Over) => Ok(None),
+            Some(_) => Ok(Some(Wait::Retired(stream))),
             None if self.driver.provider().is_capturing(stream)? => Ok(Some(Wait::Captured(stream))),
-            None => Ok(self.record_timed(stream)?.map(Wait::Event)),
+            None => Ok(self.record_timed(&tags, stream)?.map(Wait::Event)),
         }
     }
 
-    fn record_timed(&self, stream: Stream) -> Result<Option<Record<P::Event>>, ProviderError> {
-        let is_tagged = self.lock_tags().living_tag(stream).is_some();
+    fn record_timed(&self, tags: &Tags<P::Event>, stream: Stream) -> Result<Option<Record<P::Event>>, ProviderError> {
+        let is_tagged = tags.living_tag(stream).is_some();
         self.park_clock.time((stream, is_tagged), || self.driver.record(stream))
     }
 
@@ -177,20 +180,22 @@ impl<P: MemoryProvider> Inner<P> {
 
     fn is_over(&self, wait: &mut Wait<P::Event>, manner: Manner) -> Result<bool, ProviderError> {
         if let Wait::Captured(stream) | Wait::Retired(stream) | Wait::Unknown(stream) = *wait {
-            if let Some(over) = self.retired_is_idle(stream) {
-                return match manner {
-                    Manner::Wait => self.wait_for(stream).map(|()| true),
-                    Manner::Ask => over,
-                };
+            let mut tags = self.lock_tags();
+            if let Some(end) = tags.retired.end_of(stream) {
+                if manner == Manner::Ask {
+                    return self.settle_end(end);
+                }
+                drop(tags);
+                return self.wait_for(stream).map(|()| true);
             }
             // A retired stream that is forgotten has come to its end; one that is known by name is a new one after it.
-            if matches!(wait, Wait::Retired(_)) && self.known_tag(stream).is_none() {
+            if matches!(wait, Wait::Retired(_)) && tags.living_tag(stream).is_none() {
                 return Ok(true);
             }
             if self.driver.provider().is_capturing(stream)? {
                 return Ok(false);
             }
-            match self.record_timed(stream)? {
+            match self.record_timed(&tags, stream)? {
                 Some(record) => *wait = Wait::Event(record),
                 None => return Ok(true),
             }

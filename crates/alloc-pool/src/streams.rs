@@ -1,6 +1,5 @@
 //! Streams and their tags, the seats of threads at arenas, and how memory passes from one stream to another.
 
-use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 
@@ -15,48 +14,39 @@ use crate::notes::Note;
 use crate::placement::heap::{Heap, SHARED_TAG, TAGS, Tag, TagSet};
 use crate::placement::units::UNIT_SHIFT;
 use crate::pool::Inner;
+use crate::retired::{End, Retired};
 
 /// Which stream a tag stands for. Taken when a thread meets a stream for the first time, and on misses.
 #[derive(Debug)]
 pub(crate) struct Tags<E> {
     tags: FxHashMap<Stream, Tag>,
     /// By tag.
-    streams: Vec<Stream>,
+    pub(crate) streams: Vec<Stream>,
     /// Tags of retired streams.
-    orphans: Vec<Tag>,
+    pub(crate) orphans: Vec<Tag>,
+    /// Tags of streams of which it is not known when their work is over: what they released is nobody else's.
+    pub(crate) lost: TagSet,
     /// The streams that share the last tag.
     shared: Vec<Stream>,
     /// By tag.
     pub(crate) crossings: [Crossings; TAGS],
     pub(crate) marks: Marks<E>,
-    /// Streams that are gone, with the point up to which they had been submitted, unless that is complete.
-    retired: FxHashMap<Stream, Option<E>>,
-    /// The same, oldest first.
-    retired_names: VecDeque<Stream>,
-    /// Those of them whose work was not complete when last asked.
-    retired_pending: VecDeque<Stream>,
+    pub(crate) retired: Retired<E>,
 }
 
 /// The stream of blocks whose own is gone.
 const NOBODY: Stream = Stream::with_identity(u64::MAX, u64::MAX);
-/// How many retired streams are remembered. Blocks outlive their streams, and a late release must not ask a stream
-/// that is gone; to remember all for ever would be a leak.
-const REMEMBERED: usize = 1 << 16;
-/// How many retired streams are asked, when another one is retired, whether their work is complete by now.
-const ASKED: usize = 8;
-
 impl<E> Tags<E> {
     pub(crate) fn new() -> Self {
         Self {
             tags: FxHashMap::default(),
             streams: Vec::new(),
             orphans: Vec::new(),
+            lost: 0,
             shared: Vec::new(),
             crossings: [Crossings::NONE; TAGS],
             marks: Marks::new(),
-            retired: FxHashMap::default(),
-            retired_names: VecDeque::new(),
-            retired_pending: VecDeque::new(),
+            retired: Retired::new(),
         }
     }
 
@@ -66,27 +56,22 @@ impl<E> Tags<E> {
             return None;
         }
         let stream = *self.streams.get(usize::from(tag))?;
-        (self.retired.is_empty() || !self.retired.contains_key(&stream)).then_some(stream)
+        (!self.retired.contains(stream)).then_some(stream)
     }
 
     /// The tag of a stream that has one and is not retired.
     pub(crate) fn living_tag(&self, stream: Stream) -> Option<Tag> {
-        let tag = self.tags.get(&stream).copied()?;
-        (self.retired.is_empty() || !self.retired.contains_key(&stream)).then_some(tag)
+        self.tags.get(&stream).copied()
     }
 
-    /// The tag of a retired stream for a new one: that of the one whose name it has, lest two tags be known by one name, or else
-    /// the latest, unless the new one can't come after another.
-    fn take_orphan(&mut self, stream: Stream, is_captured: bool) -> Option<Tag> {
-        match self.orphans.iter().position(|&orphan| self.streams[usize::from(orphan)] == stream) {
-            Some(index) => Some(self.orphans.remove(index)),
-            None if is_captured => None,
-            None => self.orphans.pop(),
-        }
+    /// Takes the tag from a stream that ends.
+    pub(crate) fn take_tag(&mut self, stream: Stream) -> Option<Tag> {
+        self.tags.remove(&stream)
     }
 
-    fn is_orphan(&self, stream: Stream) -> bool {
-        self.orphans.iter().any(|&orphan| self.streams[usize::from(orphan)] == stream)
+    /// A stream that is over is not asked any more when those that share the last tag are.
+    pub(crate) fn leave_shared(&mut self, stream: Stream) {
+        self.shared.retain(|shared| *shared != stream);
     }
 
     fn streams_of(&self, tag: Tag) -> &[Stream] {
@@ -233,20 +218,13 @@ impl<P: MemoryProvider> Inner<P> {
             return Ok(tag);
         }
         // A stream that is being captured can't be made to wait for what was submitted before, and nothing may be asked then.
-        let has_predecessors = !tags.orphans.is_empty() || tags.retired.contains_key(&stream);
+        let has_predecessors = !tags.orphans.is_empty() || tags.retired.contains(stream);
         let is_captured = has_predecessors && self.driver.provider().is_capturing(stream)?;
         let may_ask = has_predecessors && !is_captured && self.may_ask_in(&tags);
-        if tags.retired.contains_key(&stream) {
-            self.come_after_namesake(&mut tags, stream, is_captured, may_ask)?;
-        }
+        self.come_after_namesake(&mut tags, stream, is_captured, may_ask)?;
         let tag = if tags.shared.contains(&stream) {
             SHARED_TAG
-        } else if let Some(orphan) = tags.take_orphan(stream, is_captured) {
-            let before = tags.streams[orphan as usize];
-            if let Err(error) = self.order_after_in(&mut tags, before, stream, may_ask) {
-                tags.orphans.push(orphan);
-                return Err(error);
-            }
+        } else if let Some(orphan) = self.take_over(&mut tags, stream, is_captured, may_ask) {
             tags.streams[orphan as usize] = stream;
             tags.crossings[orphan as usize] = Crossings::NONE;
             orphan
@@ -257,8 +235,27 @@ impl<P: MemoryProvider> Inner<P> {
             tags.shared.push(stream);
             SHARED_TAG
         };
+        // Not before the tag is certain: what waits for a retired stream that has no name any more is taken to be over.
+        self.forget_namesake(&mut tags, stream);
         tags.tags.insert(stream, tag);
         Ok(tag)
+    }
+
+    /// The tag of a retired stream for a new one, which comes after it: that of the one whose name it has, lest two tags be known
+    /// by one name, or else the latest whose work it can be made to wait for.
+    fn take_over(&self, tags: &mut Tags<P::Event>, stream: Stream, is_captured: bool, may_ask: bool) -> Option<Tag> {
+        if let Some(index) = tags.orphans.iter().position(|&orphan| tags.streams[usize::from(orphan)] == stream) {
+            return Some(tags.orphans.remove(index));
+        }
+        for index in (0..tags.orphans.len()).rev().filter(|_| !is_captured) {
+            let orphan = tags.orphans[index];
+            let before = tags.streams[usize::from(orphan)];
+            match self.order_after_in(tags, before, stream, may_ask) {
+                Ok(()) => return Some(tags.orphans.remove(index)),
+                Err(error) => tracing::debug!(%error, ?stream, ?before, "nothing is taken over from a retired stream"),
+            }
+        }
+        None
     }
 
     /// Makes a stream that has the name of a retired one come after that, so that whoever asks for the one by name may ask the
@@ -270,88 +267,33 @@ impl<P: MemoryProvider> Inner<P> {
         is_captured: bool,
         may_ask: bool,
     ) -> Result<(), ProviderError> {
-        let Some(event) = tags.retired.get_mut(&stream) else { return Ok(()) };
+        let Some(end) = tags.retired.end_of(stream) else { return Ok(()) };
         if may_ask {
-            self.settle_event(event)?;
+            self.settle_end(end)?;
         }
-        match event {
-            Some(_) if is_captured => {
-                return Err(ProviderError {
-                    device: self.device,
-                    call: "allocate",
-                    code: 0,
-                    name: "the stream that had this name may still work, and a captured one can't wait for it".into(),
-                    kind: ProviderErrorKind::Unsupported,
-                });
-            }
-            Some(pending) => self.make_wait(stream, pending)?,
-            None => {}
+        match end {
+            End::At(_) if is_captured => Err(self.unknown("allocate")),
+            end => self.order_after_end(end, stream, may_ask),
         }
-        let before = tags.retired.remove(&stream).flatten();
-        before.into_iter().for_each(|event| self.driver.provider().recycle(event));
+    }
+
+    /// The name is the new stream's from now on.
+    fn forget_namesake(&self, tags: &mut Tags<P::Event>, stream: Stream) {
+        let Some(end) = tags.retired.remove(stream) else { return };
+        if let End::At(event) = end {
+            self.give_back_shared(event);
+        }
         // Blocks of the old stream are not the new one's own: their memory goes to whoever has the old one's tag.
         for arena in self.arenas.iter() {
             let mut state = arena.lock();
             state.heap.disown(stream, NOBODY);
             arena.remote.disown(stream, NOBODY);
         }
-        Ok(())
     }
 
     /// The stream's tag if it has one.
     pub(crate) fn known_tag(&self, stream: Stream) -> Option<Tag> {
         self.lock_tags().tags.get(&stream).copied()
-    }
-
-    /// Says goodbye to a stream: its tag, and so its memory, goes to the next stream that comes.
-    pub(crate) fn retire(&self, stream: Stream) {
-        // What is to be waited for by its name is not put off until that is gone.
-        let _ = self.record_together();
-        let mut tags = self.lock_tags();
-        let Some(&tag) = tags.tags.get(&stream) else { return };
-        let event = match self.driver.record(stream) {
-            Ok(event) => event,
-            Err(error) => {
-                // Its memory stays with it: whoever asks for it will meet the error.
-                tracing::debug!(%error, ?stream, "the point up to which a retired stream had come is unknown");
-                return;
-            }
-        };
-        tags.tags.remove(&stream);
-        tags.retired.insert(stream, event);
-        tags.retired_names.push_back(stream);
-        tags.retired_pending.push_back(stream);
-        if tag != SHARED_TAG {
-            tags.orphans.push(tag);
-        }
-        self.forget_retired(&mut tags);
-        drop(tags);
-        self.next_epoch();
-    }
-
-    /// Gives back the events of retired streams whose work is complete by now, and forgets the oldest of too many.
-    fn forget_retired(&self, tags: &mut Tags<P::Event>) {
-        let asked = if self.may_ask_in(tags) { ASKED.min(tags.retired_pending.len()) } else { 0 };
-        for _ in 0..asked {
-            let Some(stream) = tags.retired_pending.pop_front() else { break };
-            match tags.retired.get_mut(&stream).map(|event| self.settle_event(event)) {
-                Some(Ok(true)) => tags.shared.retain(|shared| *shared != stream),
-                Some(_) => tags.retired_pending.push_back(stream),
-                None => {}
-            }
-        }
-        while tags.retired_names.len() > REMEMBERED
-            && let Some(stream) = tags.retired_names.pop_front()
-        {
-            match tags.retired.get(&stream) {
-                Some(None) if !tags.is_orphan(stream) => drop(tags.retired.remove(&stream)),
-                Some(_) => {
-                    tags.retired_names.push_back(stream);
-                    break;
-                }
-                None => {}
-            }
-        }
     }
 
     /// Whether events may be asked and waited for: not while a stream of this pool is being captured.
@@ -366,7 +308,7 @@ impl<P: MemoryProvider> Inner<P> {
             return TagSet::MAX;
         }
         let tags = self.lock_tags();
-        tags.tags.iter().filter(|(stream, _)| is_captured(**stream)).fold(0, |set, (_, tag)| set | 1 << tag)
+        tags.tags.iter().filter(|(stream, _)| is_captured(**stream)).fold(tags.lost, |set, (_, tag)| set | 1 << tag)
     }
 
     pub(crate) fn may_ask_in(&self, tags: &Tags<P::Event>) -> bool {
@@ -405,10 +347,12 @@ impl<P: MemoryProvider> Inner<P> {
     }
 
     fn is_idle_in(&self, tags: &mut Tags<P::Event>, stream: Stream) -> Result<bool, ProviderError> {
-        if !tags.retired.is_empty() && tags.retired.contains_key(&stream) {
+        if tags.retired.contains(stream) {
             let may_ask = self.may_ask_in(tags);
-            let event = tags.retired.get_mut(&stream).filter(|event| event.is_none() || may_ask);
-            return event.map_or(Ok(false), |event| self.settle_event(event));
+            return match tags.retired.end_of(stream) {
+                Some(end @ End::At(_)) if may_ask => self.settle_end(end),
+                end => Ok(matches!(end, Some(End::Over))),
+            };
         }
         self.driver.is_idle(stream)
     }
@@ -452,25 +396,6 @@ impl<P: MemoryProvider> Inner<P> {
         Ok(())
     }
 
-    /// Blocks until all work submitted to the stream so far is complete.
-    pub(crate) fn wait_for(&self, stream: Stream) -> Result<(), ProviderError> {
-        let mut tags = self.lock_tags();
-        if let Some(event) = tags.retired.get_mut(&stream) {
-            if let Some(pending) = event {
-                self.driver.synchronize(pending)?;
-            }
-            event.take().into_iter().for_each(|event| self.driver.provider().recycle(event));
-            return Ok(());
-        }
-        drop(tags);
-        if let Some(event) = self.driver.record(stream)? {
-            let result = self.driver.synchronize(&event);
-            self.driver.provider().recycle(event);
-            result?;
-        }
-        Ok(())
-    }
-
     /// Makes `after` wait for all work submitted to the streams of these tags so far, as far as that is not complete.
     pub(crate) fn order_after_tags(&self, before: TagSet, after: Stream) -> Result<(), ProviderError> {
         let mut rest = before;
@@ -510,11 +435,8 @@ impl<P: MemoryProvider> Inner<P> {
         if before == after {
             return Ok(());
         }
-        if let Some(event) = tags.retired.get_mut(&before) {
-            return match event {
-                Some(pending) if !may_ask || !self.driver.is_complete(pending)? => self.make_wait(after, pending),
-                _ => Ok(()),
-            };
+        if let Some(end) = tags.retired.end_of(before) {
+            return self.order_after_end(end, after, may_ask);
         }
         let mut event = self.driver.record(before)?;
         if may_ask && self.settle_event(&mut event)? {
@@ -533,15 +455,5 @@ impl<P: MemoryProvider> Inner<P> {
             self.deferred.lock().unwrap_or_else(PoisonError::into_inner).push(Note::Waited { stream: after });
         }
         Ok(())
-    }
-
-    /// Whether the work of a retired stream was not complete when last asked, or `None` if the stream is not retired.
-    pub(crate) fn retired_is_pending(&self, stream: Stream) -> Option<bool> {
-        self.lock_tags().retired.get(&stream).map(Option::is_some)
-    }
-
-    /// Whether the work of a retired stream is complete, or `None` if the stream is not retired.
-    pub(crate) fn retired_is_idle(&self, stream: Stream) -> Option<Result<bool, ProviderError>> {
-        self.lock_tags().retired.get_mut(&stream).map(|event| self.settle_event(event))
     }
 }

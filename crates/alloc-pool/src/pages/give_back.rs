@@ -40,10 +40,12 @@ impl<P: MemoryProvider> Inner<P> {
         // The stamps come first: what is released meanwhile is not taken for complete.
         let mut users = pages.idle.iter().fold(0, |users, &handle| users | pages.handles[handle as usize].users);
         let mut stamps = Vec::new();
+        // What can never be waited for stays apart, lest it keep back what it lies beside.
+        let joinable = !self.lock_tags().lost;
         for arena in 0..pages.arena_count() {
             let Some(owner) = self.arena(arena) else { continue };
             let mut state = owner.lock();
-            state.heap.join_neighbours(TagSet::MAX);
+            state.heap.join_neighbours(joinable);
             stamps.push((owner, state.heap.now()));
             pages.search += 1;
             pages.scratch.found.clear();

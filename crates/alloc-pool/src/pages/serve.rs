@@ -184,9 +184,11 @@ impl<P: MemoryProvider> Inner<P> {
         if let Some(node) = allocate(&mut locked.own.heap, ask) {
             return Ok(Some(node));
         }
-        locked.own.heap.join_neighbours(TagSet::MAX);
+        // Who can't be waited for keeps apart, lest what lies beside is out of reach as well.
+        let joinable = !situation.untouchable | own_set(ask.tag);
+        locked.own.heap.join_neighbours(joinable);
         for (_, state) in &mut locked.others {
-            state.heap.join_neighbours(TagSet::MAX);
+            state.heap.join_neighbours(joinable);
         }
         pages.misses += 1;
         pages.begin(situation.untouchable);

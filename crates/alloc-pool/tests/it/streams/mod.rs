@@ -2,6 +2,7 @@
 
 mod capture;
 mod crossing;
+mod ends;
 mod gather;
 mod many;
 mod marks;

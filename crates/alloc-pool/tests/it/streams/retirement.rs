@@ -1,6 +1,6 @@
 //! Streams end; what was theirs is handed on.
 
-use alloc_core::{AllocError, DeviceAllocator, Layout, Stream};
+use alloc_core::{AllocError, DeviceAllocator, Layout, ProviderErrorKind, Stream};
 
 use super::{roomy, tight};
 use crate::support::{A, B, C, KIB, PAGE};
@@ -49,15 +49,19 @@ fn what_a_retired_stream_still_does_is_waited_for_by_its_successor() {
 }
 
 #[test]
-fn retirement_asks_for_one_event_and_nothing_if_the_stream_was_never_seen() {
+fn retirement_asks_for_one_event() {
     let rig = tight();
-    rig.pool.retire_stream(A);
-    assert_eq!(rig.stream_calls(), (0, 0, 0));
-    let block = rig.take(PAGE, A);
-    rig.pool.retire_stream(A);
-    rig.pool.retire_stream(A);
-    assert_eq!(rig.stream_calls(), (1, 0, 0));
-    rig.give(block, A);
+    // One that allocated nothing may have used others' blocks.
+    for stream in [A, B] {
+        if stream == B {
+            let block = rig.take(PAGE, B);
+            rig.give(block, B);
+        }
+        let (records, queries, waits) = rig.stream_calls();
+        rig.pool.retire_stream(stream);
+        rig.pool.retire_stream(stream);
+        assert_eq!(rig.stream_calls(), (records + 1, queries, waits));
+    }
     rig.close();
 }
 
@@ -245,6 +249,113 @@ fn a_stream_is_not_forgotten_as_long_as_nobody_took_over_what_it_left() {
     rig.provider.drop_graph(A);
     blocks.into_iter().zip([B, C]).for_each(|(block, stream)| rig.give(block, stream));
     rig.close();
+}
+
+#[test]
+fn a_stream_that_ended_again_is_not_forgotten_with_its_earlier_end() {
+    let rig = roomy();
+    let later = Stream::from_raw(9);
+    for _ in 0..1 << 15 {
+        for stream in [A, later] {
+            let block = rig.take(0, stream);
+            rig.give(block, stream);
+            rig.pool.retire_stream(stream);
+        }
+    }
+    let block = rig.take(PAGE, A);
+    rig.pool.retire_stream(A);
+    // What A left is taken over, and some more streams end, so that the earliest ends are forgotten.
+    let kept = [B, C].map(|stream| rig.take(0, stream));
+    for number in 0..4 {
+        let stream = Stream::with_identity(9, 1 + number);
+        let block = rig.take(0, stream);
+        rig.give(block, stream);
+        rig.pool.retire_stream(stream);
+    }
+    rig.provider.set_capturing(A, true);
+    rig.give_used(block, B, &[A]);
+    assert_eq!(rig.figures().parked.current, 0, "A is gone, and all that it did is complete");
+    rig.provider.set_capturing(A, false);
+    kept.into_iter().zip([B, C]).for_each(|(block, stream)| rig.give(block, stream));
+    rig.close();
+}
+
+#[test]
+fn a_stream_that_only_used_blocks_is_not_asked_when_it_is_gone() {
+    for size in [4 * KIB, PAGE] {
+        let rig = tight();
+        let block = rig.take(size, A);
+        rig.work(block, B);
+        rig.pool.retire_stream(B);
+        let records = rig.provider.calls().record;
+        // It stands for one that is gone.
+        rig.provider.set_capturing(B, true);
+        rig.give_used(block, A, &[B]);
+        rig.provider.set_capturing(B, false);
+        assert_eq!((rig.provider.calls().record, rig.figures().parked.current), (records, block.size()));
+        assert!(rig.provider.pending(B) > 0);
+        rig.pool.trim(0);
+        assert_eq!((rig.figures().parked.current, rig.provider.pending(B)), (0, 0), "the event at its end was waited for");
+        rig.close();
+    }
+}
+
+#[test]
+fn what_a_stream_that_ends_while_captured_had_is_nobody_elses() {
+    let rig = roomy();
+    let block = rig.take(PAGE, A);
+    rig.work(block, A);
+    rig.give(block, A);
+    rig.provider.set_capturing(A, true);
+    let records = rig.provider.calls().record;
+    rig.pool.retire_stream(A);
+    assert_eq!(rig.provider.calls().record, records, "the event would be the capture's");
+    rig.provider.set_capturing(A, false);
+    rig.provider.drop_graph(A);
+    let blocks = [B, C].map(|stream| rig.take(PAGE, stream));
+    for (block, stream) in blocks.into_iter().zip([B, C]) {
+        rig.work(block, stream);
+    }
+    rig.provider.assert_clean();
+    for (block, stream) in blocks.into_iter().zip([B, C]) {
+        rig.give(block, stream);
+    }
+    rig.provider.complete_everything();
+    assert_eq!(rig.pool.trim(0), 2 * PAGE);
+    assert_eq!(rig.figures().reserved.current, PAGE, "whether A's work is over is not known");
+}
+
+#[test]
+fn whatever_fails_as_a_name_comes_back_what_the_old_stream_uses_is_kept() {
+    for call in 1..12 {
+        let rig = roomy();
+        let block = rig.take(50 * KIB, B);
+        for stream in [A, C] {
+            let own = rig.take(1000, stream);
+            rig.work(own, stream);
+            rig.give(own, stream);
+        }
+        rig.work(block, A);
+        rig.pool.retire_stream(A);
+        rig.give_used(block, B, &[A]);
+        // NEXT takes over what was A's, and C leaves something for whoever comes.
+        let next = rig.take(1000, NEXT);
+        rig.pool.retire_stream(C);
+        rig.provider.fail_call(call, ProviderErrorKind::Other);
+        let again = rig.try_take(1000, A);
+        rig.provider.cancel_failures();
+        let blocks: Vec<_> = (0..40).map(|_| rig.take(50 * KIB, B)).collect();
+        for &block in &blocks {
+            rig.work(block, B);
+        }
+        rig.provider.assert_clean();
+        assert!(rig.figures().parked.current > 0, "call {call}");
+        blocks.into_iter().for_each(|block| rig.give(block, B));
+        rig.give(next, NEXT);
+        again.into_iter().for_each(|block| rig.give(block, A));
+        rig.provider.complete_everything();
+        rig.close();
+    }
 }
 
 #[test]

@@ -1,0 +1,189 @@
+//! A stream's end, and other threads in the midst of a call about it.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Barrier};
+use std::time::Duration;
+
+use alloc_core::conformance::{SimulatedEvent, SimulatedPhysical, SimulatedProvider};
+use alloc_core::{
+    Address, AddressRange, Addressing, Device, DeviceAllocator, DeviceMemory, MemoryProvider, ProviderError, Stream,
+    Transfer,
+};
+use alloc_pool::{Pool, PoolConfig};
+
+use crate::support::{A, B, C, KIB, PAGE, give, simulated, take, try_give};
+
+thread_local! {
+    /// Whether this thread stops in its next call about an event.
+    static STOPS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A provider in which a thread stops that is about to ask the driver.
+#[derive(Clone, Debug)]
+struct Stopping {
+    inner: SimulatedProvider,
+    reached: Arc<Barrier>,
+    goes_on: Arc<Barrier>,
+}
+
+impl Stopping {
+    fn stop(&self) {
+        if STOPS.replace(false) {
+            self.reached.wait();
+            self.goes_on.wait();
+        }
+    }
+}
+
+// SAFETY: the simulated provider keeps the promises.
+unsafe impl MemoryProvider for Stopping {
+    type Physical = SimulatedPhysical;
+    type Event = SimulatedEvent;
+
+    fn device(&self) -> Device {
+        self.inner.device()
+    }
+
+    fn addressing(&self) -> Addressing {
+        self.inner.addressing()
+    }
+
+    fn granularity(&self) -> u64 {
+        self.inner.granularity()
+    }
+
+    fn memory(&self) -> Result<DeviceMemory, ProviderError> {
+        self.inner.memory()
+    }
+
+    fn reserve(&self, bytes: u64) -> Result<AddressRange, ProviderError> {
+        self.inner.reserve(bytes)
+    }
+
+    unsafe fn unreserve(&self, range: AddressRange) -> Result<(), ProviderError> {
+        // SAFETY: as promised to this function.
+        unsafe { self.inner.unreserve(range) }
+    }
+
+    fn create(&self, bytes: u64) -> Result<Self::Physical, ProviderError> {
+        self.inner.create(bytes)
+    }
+
+    unsafe fn release(&self, physical: Self::Physical, bytes: u64) -> Result<(), ProviderError> {
+        // SAFETY: as promised to this function.
+        unsafe { self.inner.release(physical, bytes) }
+    }
+
+    unsafe fn map(&self, at: Address, physical: &Self::Physical, bytes: u64) -> Result<(), ProviderError> {
+        // SAFETY: as promised to this function.
+        unsafe { self.inner.map(at, physical, bytes) }
+    }
+
+    unsafe fn unmap(&self, at: Address, bytes: u64) -> Result<(), ProviderError> {
+        // SAFETY: as promised to this function.
+        unsafe { self.inner.unmap(at, bytes) }
+    }
+
+    fn segment_address(&self, physical: &Self::Physical) -> Address {
+        self.inner.segment_address(physical)
+    }
+
+    fn record(&self, stream: Stream) -> Result<Option<Self::Event>, ProviderError> {
+        self.stop();
+        self.inner.record(stream)
+    }
+
+    fn is_complete(&self, event: &Self::Event) -> Result<bool, ProviderError> {
+        self.inner.is_complete(event)
+    }
+
+    fn is_idle(&self, stream: Stream) -> Result<bool, ProviderError> {
+        self.inner.is_idle(stream)
+    }
+
+    fn make_wait(&self, stream: Stream, event: &Self::Event) -> Result<(), ProviderError> {
+        self.inner.make_wait(stream, event)
+    }
+
+    fn synchronize(&self, event: &Self::Event) -> Result<(), ProviderError> {
+        self.stop();
+        self.inner.synchronize(event)
+    }
+
+    fn is_capturing(&self, stream: Stream) -> Result<bool, ProviderError> {
+        self.inner.is_capturing(stream)
+    }
+
+    fn transfer(&self) -> &dyn Transfer {
+        self.inner.transfer()
+    }
+}
+
+fn rig() -> (Stopping, Pool<Stopping>) {
+    let barrier = || Arc::new(Barrier::new(2));
+    let provider = Stopping { inner: SimulatedProvider::new(simulated()), reached: barrier(), goes_on: barrier() };
+    let pool = Pool::new(provider.clone(), PoolConfig { growth_slack: 16.0, ..PoolConfig::default() }).unwrap();
+    (provider, pool)
+}
+
+/// Whether `meanwhile` comes to its end while another thread is in the midst of a call that `trim` makes.
+fn ends_meanwhile(provider: &Stopping, pool: &Pool<Stopping>, meanwhile: impl FnOnce() + Send) -> bool {
+    let has_ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            STOPS.set(true);
+            pool.trim(0);
+        });
+        provider.reached.wait();
+        let (ended, is_ended) = channel::<()>();
+        scope.spawn(|| {
+            meanwhile();
+            drop(ended);
+        });
+        let ended = is_ended.recv_timeout(Duration::from_millis(500)) == Err(RecvTimeoutError::Disconnected);
+        has_ended.store(ended, Ordering::Relaxed);
+        provider.goes_on.wait();
+    });
+    has_ended.into_inner()
+}
+
+#[test]
+fn a_stream_does_not_end_while_another_thread_waits_for_it() {
+    let (provider, pool) = rig();
+    let block = take(&pool, PAGE, A);
+    provider.inner.submit(A, block.address(), block.size());
+    give(&pool, block, A);
+    assert!(!ends_meanwhile(&provider, &pool, || pool.retire_stream(A)), "it could be destroyed before it is asked");
+    provider.inner.assert_clean();
+}
+
+#[test]
+fn a_stream_does_not_end_while_another_thread_looks_for_the_end_of_its_capture() {
+    let (provider, pool) = rig();
+    let (block, own) = (take(&pool, 1000, B), take(&pool, 1000, A));
+    provider.inner.set_capturing(A, true);
+    provider.inner.submit(A, block.address(), block.size());
+    try_give(&pool, block, B, &[A]).unwrap();
+    provider.inner.set_capturing(A, false);
+    provider.inner.drop_graph(A);
+    give(&pool, own, A);
+    assert!(!ends_meanwhile(&provider, &pool, || pool.retire_stream(A)), "it could be destroyed before it is asked");
+    provider.inner.assert_clean();
+}
+
+#[test]
+fn others_allocate_while_a_stream_that_ended_is_waited_for() {
+    let (provider, pool) = rig();
+    let (block, own) = (take(&pool, 50 * KIB, B), take(&pool, 1000, A));
+    provider.inner.submit(A, block.address(), block.size());
+    give(&pool, own, A);
+    pool.retire_stream(A);
+    try_give(&pool, block, B, &[A]).unwrap();
+    let allocate = || give(&pool, take(&pool, 1000, C), C);
+    assert!(ends_meanwhile(&provider, &pool, allocate), "what is waited for may wait for that thread");
+    assert_eq!(provider.inner.pending(A), 0);
+    drop(pool);
+    provider.inner.assert_all_returned();
+}
