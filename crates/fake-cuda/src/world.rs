@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
+use std::mem::ManuallyDrop;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use crate::abi::{INVALID_CONTEXT, NOT_INITIALIZED, OK};
@@ -74,7 +75,8 @@ pub(crate) struct World {
 }
 
 thread_local! {
-    pub(crate) static STACK: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+    /// Never dropped: a thread's end may make calls after what has a destructor is gone.
+    pub(crate) static STACK: RefCell<ManuallyDrop<Vec<u64>>> = const { RefCell::new(ManuallyDrop::new(Vec::new())) };
     pub(crate) static CAPTURE_MODE: Cell<i32> = const { Cell::new(0) };
     pub(crate) static THREAD: u64 = {
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);

@@ -112,7 +112,7 @@ exports! {
     }
 
     fn cuCtxPopCurrent_v2(context: Out<u64>) |world| {
-        match STACK.with_borrow_mut(Vec::pop) {
+        match STACK.with_borrow_mut(|stack| stack.pop()) {
             Some(top) => {
                 context.set(top);
                 Ok(())

@@ -295,7 +295,11 @@ fn a_stream_that_only_used_blocks_is_not_asked_when_it_is_gone() {
         assert_eq!((rig.provider.calls().record, rig.figures().parked.current), (records, block.size()));
         assert!(rig.provider.pending(B) > 0);
         rig.pool.trim(0);
-        assert_eq!((rig.figures().parked.current, rig.provider.pending(B)), (0, 0), "the event at its end was waited for");
+        assert_eq!(
+            (rig.figures().parked.current, rig.provider.pending(B)),
+            (0, 0),
+            "the event at its end was waited for"
+        );
         rig.close();
     }
 }
