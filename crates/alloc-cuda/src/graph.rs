@@ -110,6 +110,13 @@ impl CudaStream {
         &self,
         work: impl FnOnce(&Recorder) -> Result<R, E>,
     ) -> Result<(CapturedGraph, R), CaptureError<E>> {
+        /// Gives back what a capture kept that came to nothing.
+        struct Abandon<'a>(&'a Mutex<Memory>);
+        impl Drop for Abandon<'_> {
+            fn drop(&mut self) {
+                Memory::end(self.0).give_back();
+            }
+        }
         /// Ends the capture, also when the closure panics.
         struct Capture<'a>(&'a CudaStream);
         impl Capture<'_> {
@@ -132,6 +139,8 @@ impl CudaStream {
 
         let context = self.context();
         let recorder = Recorder { memory: Arc::default() };
+        // Whatever becomes of the capture but a graph, what was kept for one is let go.
+        let abandon = Abandon(&recorder.memory);
         // The stream and what it needs must go before the memory: kept values may be the last owners of a stream.
         // SAFETY: the stream lives as long as this.
         unsafe { context.begin_capture(self.target()) }.map_err(CaptureError::Driver)?;
@@ -144,32 +153,15 @@ impl CudaStream {
                 Ok(None)
             }
         };
-        let abandon = |error| {
-            let memory = std::mem::take(&mut *lock(&recorder.memory));
-            lock(&recorder.memory).over = true;
-            memory.give_back();
-            Err(error)
-        };
-        let value = match result {
-            Ok(value) => value,
-            Err(error) => return abandon(CaptureError::Work(error)),
-        };
-        let graph = match ended {
-            Ok(Some(graph)) => graph,
-            Ok(None) => 0,
-            Err(error) => return abandon(CaptureError::Driver(error)),
-        };
+        let value = result.map_err(CaptureError::Work)?;
+        let graph = ended.map_err(CaptureError::Driver)?.unwrap_or(0);
         // SAFETY: the graph was just made.
         let executable = unsafe { context.instantiate(graph) };
         // SAFETY: the graph is destroyed once; the executable one does not need it.
         let _ = unsafe { context.destroy_graph(graph) };
-        match executable {
-            Ok(executable) => {
-                let memory = recorder.memory;
-                Ok((CapturedGraph { context, executable, launches: Mutex::default(), memory }, value))
-            }
-            Err(error) => abandon(CaptureError::Driver(error)),
-        }
+        let executable = executable.map_err(CaptureError::Driver)?;
+        std::mem::forget(abandon);
+        Ok((CapturedGraph { context, executable, launches: Mutex::default(), memory: recorder.memory }, value))
     }
 }
 
@@ -205,6 +197,11 @@ impl CapturedGraph {
 }
 
 impl Memory {
+    /// What is kept so far; nothing is from now on. Under one lock, lest a release in between is kept by nobody.
+    fn end(memory: &Mutex<Self>) -> Self {
+        std::mem::replace(&mut *lock(memory), Self { over: true, ..Self::default() })
+    }
+
     fn give_back(self) {
         drop(self.values);
         for (allocator, block, stream, uses) in self.released {
@@ -219,12 +216,7 @@ impl Memory {
 impl Drop for CapturedGraph {
     fn drop(&mut self) {
         let known = lock(&self.launches).iter().try_for_each(|(_, event)| event.synchronize());
-        let memory = {
-            let mut memory = lock(&self.memory);
-            let taken = std::mem::take(&mut *memory);
-            memory.over = true;
-            taken
-        };
+        let memory = Memory::end(&self.memory);
         match known {
             Ok(()) => {
                 // SAFETY: the graph is ours and no launch of it runs. A failure leaves nothing to be done.

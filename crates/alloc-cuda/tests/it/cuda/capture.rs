@@ -1,6 +1,7 @@
 //! Stream capture: nothing illegal is called, and what a graph uses stays.
 
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 
 use alloc_core::{Address, Device, DeviceAllocator, Place, ProviderErrorKind, StreamSet, Transfer, TransferError};
 use alloc_cuda::{CaptureError, CudaStream, CudaTransfer, DeviceOptions, PrivatePool};
@@ -145,6 +146,52 @@ fn a_failed_capture_leaves_a_stream_that_works() {
     assert!(!stream.is_capturing().unwrap());
     stream.synchronize().unwrap();
     assert_eq!(fake.living(Living::Graphs), graphs);
+}
+
+#[test]
+fn what_is_released_while_a_capture_is_abandoned_goes_back() {
+    let Some(_fake) = fake() else { return };
+    let pool = alloc_cuda::device_pool(0, &DeviceOptions::default(), PoolConfig::default()).unwrap();
+    let stream = CudaStream::new(0).unwrap();
+    for _ in 0..600 {
+        std::thread::scope(|scope| {
+            let abandoned = stream.capture(|recorder| {
+                let memory = recorder.allocator(Arc::clone(&pool).into());
+                let (started, has_started) = channel();
+                for _ in 0..4 {
+                    let named = stream.stream();
+                    let blocks: Vec<_> = (0..64).map(|_| memory.allocate(bytes(1000), named).unwrap()).collect();
+                    let (memory, started) = (Arc::clone(&memory), started.clone());
+                    scope.spawn(move || {
+                        for block in blocks {
+                            release(&*memory, block, named);
+                            let _ = started.send(());
+                        }
+                    });
+                }
+                (0..100).try_for_each(|_| has_started.recv()).map_or(Ok(()), |()| Err("no"))
+            });
+            assert!(abandoned.is_err());
+        });
+        assert_eq!(pool.statistics().requested.current, 0);
+    }
+}
+
+#[test]
+fn what_a_capture_kept_goes_when_it_panics() {
+    let Some(_fake) = fake() else { return };
+    let pool = alloc_cuda::device_pool(0, &DeviceOptions::default(), PoolConfig::default()).unwrap();
+    let stream = CudaStream::new(0).unwrap();
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _ = stream.capture(|recorder| -> Result<(), Error> {
+            let memory = recorder.allocator(Arc::clone(&pool).into());
+            let block = memory.allocate(bytes(1000), stream.stream())?;
+            release(&*memory, block, stream.stream());
+            panic!("on purpose")
+        });
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(pool.statistics().requested.current, 0);
 }
 
 #[test]
