@@ -1,6 +1,6 @@
 //! The driver's own stream-ordered pool behind the allocator contract.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use alloc_core::{
     AllocError, Block, Device, DeviceAllocator, Layout, OutOfMemory, ProviderError, ProviderErrorKind, ReleaseError,
@@ -10,6 +10,7 @@ use alloc_core::{
 use crate::books::{Birth, Books, DRIVER_ALIGN, Living};
 
 use crate::driver::context::Attribute;
+use crate::driver::error::{STREAM_CAPTURE_UNSUPPORTED, error};
 use crate::driver::memory::PoolAttribute;
 use crate::driver::stream::Target;
 use crate::driver::{Context, Event};
@@ -132,18 +133,29 @@ impl AsyncAllocator {
         .into()
     }
 
+    /// The point that a stream has come to. Of one that is being captured there is none that could be waited for later.
+    ///
+    /// # Safety
+    /// The stream lives.
+    unsafe fn point_of(&self, stream: Stream) -> Result<Event, ProviderError> {
+        // SAFETY: the caller's promise.
+        if unsafe { self.context.stream_is_capturing(Target::of(stream)) }? {
+            return Err(error(self.device(), "cuEventRecord", STREAM_CAPTURE_UNSUPPORTED));
+        }
+        // SAFETY: as above.
+        unsafe { Event::record(self.context, stream) }
+    }
+
     /// Makes `stream` come after every other stream that may use a block, then gives the block to the driver.
     fn free(&self, living: &Living, stream: Stream, uses: &StreamSet) -> Result<(), ProviderError> {
-        let born = match &living.birth {
-            Birth::Stream(birth) => Some(*birth),
-            Birth::Retired(event) => {
-                // SAFETY: the caller of `release` names a living stream.
-                unsafe { event.make_wait(self.context, stream) }?;
-                None
-            }
+        match &living.birth {
+            // The stream itself, or one of the uses.
+            Birth::Stream(_) => {}
+            // SAFETY: the caller of `release` names a living stream.
+            Birth::Past(event) => unsafe { event.make_wait(self.context, stream) }?,
             Birth::Lost(error) => return Err(error.clone()),
-        };
-        for other in born.into_iter().filter(|born| !uses.contains(*born)).chain(uses.iter()) {
+        }
+        for other in uses.iter() {
             if other != stream {
                 // SAFETY: streams that are named to an allocator live until they are retired.
                 let event = unsafe { Event::record(self.context, other) }?;
@@ -190,7 +202,16 @@ unsafe impl DeviceAllocator for AsyncAllocator {
                 Ok(living) => books.statistics.provider_calls.release += u64::from(living.held > 0),
                 Err(_) => books.statistics.rejected_releases += 1,
             }
-            left?
+            let mut living = left?;
+            match living.birth {
+                Birth::Stream(born) if living.held > 0 && born != stream && !uses.contains(born) => {
+                    // The caller does not vouch for this stream, so another thread may be about to end it.
+                    // SAFETY: the books say that it is not retired yet, and to retire it takes their lock.
+                    living.birth = Birth::of(unsafe { Event::record(self.context, born) });
+                }
+                _ => {}
+            }
+            living
         };
         if living.held == 0 {
             return Ok(());
@@ -242,13 +263,10 @@ unsafe impl DeviceAllocator for AsyncAllocator {
             return;
         }
         // SAFETY: the stream lives until this returns.
-        let birth = match unsafe { Event::record(self.context, stream) } {
-            Ok(event) => Birth::Retired(Arc::new(event)),
-            Err(error) => {
-                tracing::warn!(%error, "a stream was retired and its work can't be known");
-                Birth::Lost(error)
-            }
-        };
+        let birth = Birth::of(unsafe { self.point_of(stream) });
+        if let Birth::Lost(error) = &birth {
+            tracing::warn!(%error, "a stream was retired and its work can't be known");
+        }
         books.replace_birth(stream, &birth);
     }
 }

@@ -41,10 +41,16 @@ pub(crate) struct Living {
 #[derive(Clone, Debug)]
 pub(crate) enum Birth {
     Stream(Stream),
-    /// The stream is gone; its work until then.
-    Retired(Arc<Event>),
-    /// The stream is gone, and why its work can't be known.
+    /// The point that the stream had come to. It may be gone by now.
+    Past(Arc<Event>),
+    /// The stream may be gone, and why its work can't be known.
     Lost(ProviderError),
+}
+
+impl Birth {
+    pub(crate) fn of(point: Result<Event, ProviderError>) -> Self {
+        point.map_or_else(Self::Lost, |event| Self::Past(Arc::new(event)))
+    }
 }
 
 impl Books {

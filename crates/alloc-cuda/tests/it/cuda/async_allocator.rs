@@ -1,9 +1,14 @@
 //! The driver's own pool: pairing, stream order, stale releases, figures.
 
+use std::sync::{Arc, Barrier};
+
 use alloc_core::{AllocError, DeviceAllocator, ProviderErrorKind, ReleaseError, Stream, StreamSet};
 use alloc_cuda::{AsyncAllocator, CudaStream};
 
 use super::harness::{Living, bytes, fake, release};
+
+/// Of threads that meet at random.
+const ROUNDS: usize = 300;
 
 #[test]
 fn every_allocation_is_freed_once() {
@@ -99,6 +104,48 @@ fn a_block_outlives_its_birth_stream() {
     release(&allocator, block, other.stream());
     other.synchronize().unwrap();
     assert_eq!(fake.living(Living::Pooled), pooled);
+}
+
+#[test]
+fn a_birth_stream_may_end_while_a_block_is_released() {
+    let Some(fake) = fake() else { return };
+    let allocator = Arc::new(AsyncAllocator::new(0).unwrap());
+    alloc_cuda::tell_of_retired_streams(&allocator);
+    let other = CudaStream::new(0).unwrap();
+    for _ in 0..ROUNDS {
+        let born = CudaStream::new(0).unwrap();
+        let blocks: Vec<_> = (0..8).map(|_| allocator.allocate(bytes(1000), born.stream()).unwrap()).collect();
+        let start = Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                start.wait();
+                blocks.iter().for_each(|block| release(&*allocator, *block, other.stream()));
+            });
+            start.wait();
+            drop(born);
+        });
+    }
+    assert_eq!(fake.violations(), Vec::<String>::new());
+}
+
+#[test]
+fn what_a_captured_stream_was_doing_when_it_ended_is_unknown() {
+    let Some(fake) = fake() else { return };
+    let allocator = AsyncAllocator::new(0).unwrap();
+    let [born, other] = [(); 2].map(|()| CudaStream::new(0).unwrap());
+    let block = allocator.allocate(bytes(1000), born.stream()).unwrap();
+    let captured = born.capture(|_| {
+        fake.clear();
+        allocator.retire_stream(born.stream());
+        assert_eq!(fake.calls("cuEventRecord"), 0);
+        Ok::<_, ()>(())
+    });
+    assert!(captured.is_ok());
+    // SAFETY: nothing uses the block.
+    let result = unsafe { allocator.release(block, other.stream(), StreamSet::EMPTY) };
+    let Err(ReleaseError::Leaked { source, .. }) = result else { panic!("{result:?}") };
+    assert_eq!(source.kind, ProviderErrorKind::Unsupported);
+    assert!(!other.is_capturing().unwrap());
 }
 
 #[test]
