@@ -10,6 +10,7 @@ use alloc_core::{
 };
 
 use crate::driver::{Context, Event};
+use crate::ending;
 use crate::stream::CudaStream;
 
 /// A CUDA graph captured from a stream, ready to be launched any number of times, and the owner of what it uses.
@@ -153,6 +154,7 @@ impl CudaStream {
                 Ok(None)
             }
         };
+        ending::end_overdue();
         let value = result.map_err(CaptureError::Work)?;
         let graph = ended.map_err(CaptureError::Driver)?.unwrap_or(0);
         // SAFETY: the graph was just made.

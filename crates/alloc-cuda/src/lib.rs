@@ -37,6 +37,7 @@ mod cudarc;
 mod device;
 mod direct_allocator;
 mod driver;
+mod ending;
 mod global;
 mod graph;
 mod kernel;

@@ -7,12 +7,13 @@ use alloc_core::{Device, ProviderError, Stream};
 
 use crate::driver::stream::{LEGACY, PER_THREAD, Target};
 use crate::driver::{Context, Event};
-use crate::{global, names};
+use crate::{ending, global, names};
 
 /// A CUDA stream, as the allocators know it.
 ///
 /// A stream that is owned or kept alive tells every pool when it goes: caches are handed on, and nothing names the
-/// stream afterwards. A stream that is only borrowed can't; call [`CudaStream::retire`] before it is destroyed.
+/// stream afterwards. A stream that is only borrowed can't; call [`CudaStream::retire`] before it is destroyed. One that is
+/// dropped while it is captured ends some time after the capture.
 ///
 /// ```
 /// use alloc_cuda::CudaStream;
@@ -33,7 +34,7 @@ pub struct CudaStream {
 
 enum Ownership {
     Owned,
-    Kept(Option<Box<dyn Any + Send + Sync>>),
+    Kept(Box<dyn Any + Send + Sync>),
     Borrowed,
 }
 
@@ -53,6 +54,7 @@ impl CudaStream {
     /// As [`CudaStream::new`].
     pub fn with_priority(ordinal: u16, priority: i32) -> Result<Self, ProviderError> {
         let context = Context::open(ordinal)?;
+        ending::end_overdue();
         let handle = context.stream_create(priority)?;
         // The driver hands out the handle of a destroyed stream again; this tells the two apart.
         let stream = Stream::with_identity(handle, names::next_identity());
@@ -89,10 +91,12 @@ impl CudaStream {
     /// on this, or on another of the same handle; allocations and releases on it come before that.
     pub unsafe fn from_raw(ordinal: u16, handle: u64) -> Result<Self, ProviderError> {
         let context = Context::open(ordinal)?;
+        ending::end_overdue();
         Ok(Self { context, stream: names::stream_named(handle), ownership: Ownership::Borrowed })
     }
 
-    /// As [`CudaStream::from_raw`], keeping `owner` alive as long as this lives; retired before the owner goes.
+    /// As [`CudaStream::from_raw`], keeping `owner` alive as long as this lives; retired before the last owner of this stream
+    /// goes.
     ///
     /// # Errors
     /// As [`CudaStream::new`].
@@ -107,7 +111,8 @@ impl CudaStream {
     ) -> Result<Self, ProviderError> {
         // SAFETY: the stream lives, says the caller, and dropping this retires it.
         let stream = unsafe { Self::from_raw(ordinal, handle) }?;
-        Ok(Self { context: stream.context, stream: stream.stream, ownership: Ownership::Kept(Some(owner)) })
+        ending::keep(stream.stream);
+        Ok(Self { context: stream.context, stream: stream.stream, ownership: Ownership::Kept(owner) })
     }
 
     /// A stream of the crate `cust`, kept alive.
@@ -192,19 +197,9 @@ impl CudaStream {
 
 impl Drop for CudaStream {
     fn drop(&mut self) {
-        match &mut self.ownership {
-            Ownership::Owned => {
-                self.retire();
-                // SAFETY: the stream is ours and no pool names it any more. A failure leaves nothing to be done.
-                let _ = unsafe { self.context.stream_destroy(self.stream.handle()) };
-            }
-            Ownership::Kept(owner) => {
-                let owner = owner.take();
-                self.retire();
-                // The owner may make its device current to destroy the stream; the guard puts that right.
-                let _current = self.context.enter();
-                drop(owner);
-            }
+        match std::mem::replace(&mut self.ownership, Ownership::Borrowed) {
+            Ownership::Owned => ending::end_owned(self.context, self.stream),
+            Ownership::Kept(owner) => ending::end_kept(self.context, self.stream, owner),
             Ownership::Borrowed => {}
         }
     }

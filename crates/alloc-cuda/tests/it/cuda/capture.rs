@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
-use alloc_core::{Address, Device, DeviceAllocator, Place, ProviderErrorKind, StreamSet, Transfer, TransferError};
+use alloc_core::{
+    Address, Device, DeviceAllocator, Place, ProviderError, ProviderErrorKind, StreamSet, Transfer, TransferError,
+};
 use alloc_cuda::{CaptureError, CudaStream, CudaTransfer, DeviceOptions, PrivatePool};
 use alloc_pool::PoolConfig;
+use cust::sys::CUstreamCaptureMode;
 
 use super::harness::{Living, any_device, bytes, fake, release};
 
@@ -127,6 +130,68 @@ fn what_a_graph_keeps_goes_after_its_last_launch() {
     assert_eq!(Arc::strong_count(&kept), 1);
     assert_eq!(pool.statistics().requested.current, 0);
     assert_eq!(fake.living(Living::Graphs), graphs);
+}
+
+#[test]
+fn a_side_stream_may_go_before_the_capture_is_over() {
+    let Some(fake) = fake() else { return };
+    let pool = alloc_cuda::device_pool(0, &DeviceOptions::default(), PoolConfig::default()).unwrap();
+    let [stream, owned, behind] = [(); 3].map(|()| CudaStream::new(0).unwrap());
+    let handles = [owned.handle(), behind.handle()];
+    // SAFETY: the owner owns the stream.
+    let kept = unsafe { CudaStream::from_raw_kept(0, behind.handle(), Box::new(behind)) }.unwrap();
+    for user in [&stream, &owned, &kept] {
+        let block = pool.allocate(bytes(8 << 20), user.stream()).unwrap();
+        release(&*pool, block, user.stream());
+    }
+    let living = fake.living(Living::Streams);
+    let (graph, ()) = stream
+        .capture(|_| -> Result<(), ProviderError> {
+            for side in [owned, kept] {
+                side.wait_for(&stream)?;
+                stream.wait_for(&side)?;
+                fake.clear();
+                drop(side);
+                let recorded = |(name, stream): &(String, u64)| name == "cuEventRecord" && handles.contains(stream);
+                assert!(!fake.log().iter().any(recorded));
+            }
+            // Others come and go meanwhile, and allocate.
+            let new = CudaStream::new(0)?;
+            let block = pool.allocate(bytes(8 << 20), new.stream()).unwrap();
+            release(&*pool, block, new.stream());
+            assert_eq!(fake.living(Living::Streams), living + 1);
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(fake.living(Living::Streams), living - 2, "the capture is over, and so are they");
+    for _ in 0..3 {
+        let new = CudaStream::new(0).unwrap();
+        let block = pool.allocate(bytes(8 << 20), new.stream()).unwrap();
+        release(&*pool, block, new.stream());
+    }
+    drop(graph);
+}
+
+#[test]
+fn a_side_stream_of_somebody_elses_capture_ends_with_the_next_stream() {
+    let Some(fake) = fake() else { return };
+    let [stream, side] = [(); 2].map(|()| CudaStream::new(0).unwrap());
+    let living = fake.living(Living::Streams);
+    let mut graph = std::ptr::null_mut();
+    // SAFETY: the driver is loaded, the stream lives, and the out parameter is a local.
+    unsafe {
+        let _ = cust::sys::cuStreamBeginCapture_v2(
+            stream.handle() as _,
+            CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED,
+        );
+        side.wait_for(&stream).unwrap();
+        drop(side);
+        let _ = cust::sys::cuStreamEndCapture(stream.handle() as _, &raw mut graph);
+        let _ = cust::sys::cuGraphDestroy(graph);
+    }
+    assert_eq!(fake.living(Living::Streams), living);
+    drop(CudaStream::new(0).unwrap());
+    assert_eq!(fake.living(Living::Streams), living - 1);
 }
 
 #[test]
