@@ -12,7 +12,7 @@ use alloc_core::Stream;
 
 use crate::driver::Context;
 use crate::driver::stream::Target;
-use crate::global;
+use crate::{global, names};
 
 /// What is left of a stream that its user has dropped.
 pub(crate) struct Ending {
@@ -101,6 +101,10 @@ impl Ending {
 
     fn retire_and_destroy(self) {
         global::retire(self.stream);
+        // Others may know a stream of ours by its handle alone.
+        if self.owner.is_none() {
+            global::retire(names::stream_named(self.stream.handle()));
+        }
         self.destroy();
     }
 

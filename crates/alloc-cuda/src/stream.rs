@@ -81,7 +81,7 @@ impl CudaStream {
     }
 
     /// A stream of somebody else by its `CUstream` (or `cudaStream_t`), as PyTorch (`stream.cuda_stream`), CuPy
-    /// (`stream.ptr`) or C give it.
+    /// (`stream.ptr`) or C give it. One of [`CudaStream::new`] retires what is borrowed of it when it goes.
     ///
     /// # Errors
     /// As [`CudaStream::new`].

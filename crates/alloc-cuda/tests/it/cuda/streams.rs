@@ -40,6 +40,48 @@ fn streams_with_one_handle_are_told_apart() {
 }
 
 #[test]
+fn an_owned_stream_that_is_borrowed_by_its_handle_ends_under_both_names() {
+    let Some(fake) = fake() else { return };
+    let config = PoolConfig { growth_slack: 0.0, ..PoolConfig::default() };
+    let pool = alloc_cuda::device_pool(0, &DeviceOptions::default(), config).unwrap();
+    let own = CudaStream::new(0).unwrap();
+    // SAFETY: the stream lives; it retires when it is dropped.
+    let borrowed = unsafe { CudaStream::from_raw(0, own.handle()) }.unwrap().stream();
+    let block = pool.allocate(bytes(8 << 20), borrowed).unwrap();
+    release(&*pool, block, borrowed);
+    drop(own);
+    assert_ne!(alloc_cuda::stream_named(borrowed.handle()), borrowed, "the handle's next stream is another one");
+    let [next, other] = [(); 2].map(|()| CudaStream::new(0).unwrap());
+    assert_eq!(next.handle(), borrowed.handle(), "the driver uses handles again");
+    drop(next);
+    let block = pool.allocate(bytes(9 << 20), other.stream()).unwrap();
+    release(&*pool, block, other.stream());
+    pool.trim(0);
+    assert_eq!(fake.violations(), Vec::<String>::new());
+}
+
+#[test]
+fn a_stream_that_several_keep_ends_with_the_last_of_them() {
+    let Some(fake) = fake() else { return };
+    let pool = alloc_cuda::device_pool(0, &DeviceOptions::default(), PoolConfig::default()).unwrap();
+    let owned = Arc::new(CudaStream::new(0).unwrap());
+    // SAFETY: the owner owns the stream.
+    let keep = || unsafe { CudaStream::from_raw_kept(0, owned.handle(), Box::new(Arc::clone(&owned))) }.unwrap();
+    let (first, second) = (keep(), keep());
+    assert_eq!(first.stream(), second.stream());
+    let block = pool.allocate(bytes(3 << 20), first.stream()).unwrap();
+    release(&*pool, block, first.stream());
+    fake.clear();
+    drop(first);
+    assert_eq!(fake.calls("cuEventRecord"), 0);
+    assert_eq!(keep().stream(), second.stream());
+    let retired = second.stream();
+    drop(second);
+    assert_eq!(fake.calls("cuEventRecord"), 1);
+    assert_ne!(keep().stream(), retired);
+}
+
+#[test]
 fn a_kept_stream_is_retired_before_its_owner_goes() {
     let Some(fake) = fake() else { return };
     struct Owner {
