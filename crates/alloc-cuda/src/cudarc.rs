@@ -5,13 +5,14 @@ use std::mem::ManuallyDrop;
 use std::ops::{Deref, RangeBounds};
 use std::sync::Arc;
 
-use alloc_core::{Device, ProviderError, Stream};
+use alloc_core::{Device, ProviderError};
 use buffer::{Buffer, BufferError};
 use bytemuck::Pod;
 use cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
 
 use crate::driver::Context;
-use crate::names;
+use crate::driver::stream::Target;
+use crate::ending;
 use crate::stream::CudaStream;
 
 impl CudaStream {
@@ -36,7 +37,8 @@ fn ordinal_of(stream: &cudarc::driver::CudaStream) -> u16 {
 /// Kernels and libraries take it as they take any `CudaSlice`: by reference, or through a view. `cudarc`'s own stream
 /// that the slice is made for is ordered after the buffer's work so far; what `cudarc` submits is declared to the
 /// buffer. The memory stays the buffer's: dropping this drops the buffer, and [`CudarcSlice::into_buffer`] hands it
-/// back.
+/// back. The stream lives at least as long as this. Who makes several slices for it does well to have a
+/// [`CudaStream::from_cudarc`] of it meanwhile, lest the stream is retired with each of them.
 ///
 /// ```no_run
 /// use alloc_cuda::{CudaStream, CudarcSlice};
@@ -56,8 +58,8 @@ fn ordinal_of(stream: &cudarc::driver::CudaStream) -> u16 {
 pub struct CudarcSlice<T> {
     slice: ManuallyDrop<CudaSlice<T>>,
     buffer: ManuallyDrop<Buffer>,
-    stream: Stream,
-    context: &'static Context,
+    /// The slice's stream, which the buffer names when it is dropped; goes after it.
+    stream: ManuallyDrop<CudaStream>,
 }
 
 /// A buffer that can't be a slice. It is in the error, unharmed.
@@ -119,8 +121,8 @@ impl<T: Pod> CudarcSlice<T> {
         if size == 0 || !address.is_multiple_of(align as u64) {
             return Err(CudarcError::Layout { address, size, align, buffer });
         }
-        let name = names::stream_named(stream.cu_stream() as u64);
-        if let Err(source) = buffer.make_ready_on(name) {
+        let ours = CudaStream::from_cudarc(Arc::clone(stream))?;
+        if let Err(source) = buffer.make_ready_on(ours.stream()) {
             return Err(CudarcError::Order { source: Box::new(source), buffer });
         }
         // `cudarc` makes its context current for the calling thread; the guard puts that right.
@@ -128,8 +130,12 @@ impl<T: Pod> CudarcSlice<T> {
         let elements = (buffer.len() / size as u64) as usize;
         // SAFETY: the buffer owns the memory as long as the slice, which never frees it; any bytes are a `T`.
         let slice = unsafe { stream.upgrade_device_ptr(address, elements) };
-        buffer.use_on(name);
-        Ok(Self { slice: ManuallyDrop::new(slice), buffer: ManuallyDrop::new(*buffer), stream: name, context })
+        buffer.use_on(ours.stream());
+        Ok(Self {
+            slice: ManuallyDrop::new(slice),
+            buffer: ManuallyDrop::new(*buffer),
+            stream: ManuallyDrop::new(ours),
+        })
     }
 
     /// All elements, for kernels that write.
@@ -153,23 +159,41 @@ impl<T: Pod> CudarcSlice<T> {
     }
 
     /// The buffer again. What `cudarc` has submitted is declared to it.
+    ///
+    /// Waits for that if nobody else has a [`CudaStream::from_cudarc`] of the stream, so that the stream may end before
+    /// the buffer does. Where it can't be waited for, as in a capture, the stream stays for the rest of the process.
     pub fn into_buffer(self) -> Buffer {
         let mut this = ManuallyDrop::new(self);
         this.part();
-        // SAFETY: `this` is never dropped, and the buffer is not used again.
-        unsafe { ManuallyDrop::take(&mut this.buffer) }
+        // SAFETY: `this` is never dropped, and neither part of it is used again.
+        let (buffer, stream) = unsafe { (ManuallyDrop::take(&mut this.buffer), ManuallyDrop::take(&mut this.stream)) };
+        if ending::is_kept_by_one(stream.stream()) && !is_settled(&buffer, &stream) {
+            std::mem::forget(stream);
+        }
+        buffer
     }
+}
+
+/// Waits until the buffer does not name the stream any more. Whether that is so.
+fn is_settled(buffer: &Buffer, stream: &CudaStream) -> bool {
+    let context = stream.context();
+    let may_be_captured = |stream| {
+        // SAFETY: the one stream lives, and who gave the other to the buffer says that it does.
+        let is_captured = unsafe { context.stream_is_capturing(Target::of(stream)) };
+        is_captured.unwrap_or(true)
+    };
+    ![stream.stream(), buffer.stream()].into_iter().any(may_be_captured) && buffer.synchronize().is_ok()
 }
 
 impl<T> CudarcSlice<T> {
     /// Takes the slice apart: its stream comes after all that other streams of `cudarc` do with it, and the buffer
     /// knows of that stream.
     fn part(&mut self) {
-        let _current = self.context.enter();
+        let _current = self.stream.context().enter();
         // SAFETY: callers never use the slice again.
         let slice = unsafe { ManuallyDrop::take(&mut self.slice) };
         slice.leak();
-        self.buffer.use_on(self.stream);
+        self.buffer.use_on(self.stream.stream());
     }
 }
 
@@ -184,13 +208,16 @@ impl<T> Deref for CudarcSlice<T> {
 impl<T> Drop for CudarcSlice<T> {
     fn drop(&mut self) {
         self.part();
-        // SAFETY: the buffer is not used again.
-        unsafe { ManuallyDrop::drop(&mut self.buffer) };
+        // SAFETY: neither is used again.
+        unsafe {
+            ManuallyDrop::drop(&mut self.buffer);
+            ManuallyDrop::drop(&mut self.stream);
+        }
     }
 }
 
 impl<T> fmt::Debug for CudarcSlice<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CudarcSlice").field("buffer", &*self.buffer).field("stream", &self.stream).finish()
+        f.debug_struct("CudarcSlice").field("buffer", &*self.buffer).field("stream", &self.stream.stream()).finish()
     }
 }

@@ -38,6 +38,12 @@ pub(crate) fn keep(stream: Stream) {
     *lock(&KEEPERS).entry(stream).or_insert(0) += 1;
 }
 
+/// Whether exactly one keeps a stream.
+#[cfg(feature = "cudarc")]
+pub(crate) fn is_kept_by_one(stream: Stream) -> bool {
+    lock(&KEEPERS).get(&stream) == Some(&1)
+}
+
 /// Takes one who keeps a stream off the list. Whether that was the last.
 fn leave(stream: Stream) -> bool {
     let mut keepers = lock(&KEEPERS);

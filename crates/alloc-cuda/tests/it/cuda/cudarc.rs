@@ -1,10 +1,14 @@
 //! Buffers as slices of `cudarc`, and its streams as ours.
 
-use alloc_cuda::{CudaStream, CudarcError, CudarcSlice};
+use std::sync::Arc;
+
+use alloc_core::DeviceAllocator;
+use alloc_cuda::{CudaStream, CudarcError, CudarcSlice, DeviceOptions, DevicePool};
+use alloc_pool::PoolConfig;
 use buffer::{Buffer, MemoryMut};
 use cudarc::driver::CudaContext;
 
-use super::harness::{Living, any_device, fake};
+use super::harness::{Fake, Living, any_device, bytes, fake, release};
 
 fn current() -> u64 {
     let mut context = std::ptr::null_mut();
@@ -52,6 +56,81 @@ fn cudarc_never_frees_our_memory() {
     assert_eq!(current(), before);
     assert_eq!((fake.calls("cuMemFree_v2"), fake.calls("cuMemFreeAsync")), (0, 0));
     assert_eq!(pool.statistics().requested.current, in_use, "it went back to the pool");
+}
+
+/// A buffer of a pool that has nothing else, on a stream of its own.
+fn buffer_on(stream: &CudaStream) -> (Arc<DevicePool>, Buffer) {
+    let config = PoolConfig { growth_slack: 0.0, ..PoolConfig::default() };
+    let pool = alloc_cuda::device_pool(0, &DeviceOptions::default(), config).unwrap();
+    let handle: Arc<dyn DeviceAllocator> = pool.clone();
+    let buffer = Buffer::zeroed_on(handle, 8 << 20, stream.stream()).unwrap();
+    (pool, buffer)
+}
+
+/// Allocates what only the buffer's memory is there for, and looks whether a stream that is gone was named.
+fn reuse(fake: &Fake, pool: &DevicePool, stream: &CudaStream) {
+    let block = pool.allocate(bytes(9 << 20), stream.stream()).unwrap();
+    release(pool, block, stream.stream());
+    pool.trim(0);
+    assert_eq!(fake.violations(), Vec::<String>::new());
+}
+
+#[test]
+fn a_slice_may_be_the_last_owner_of_its_stream() {
+    let Some(fake) = fake() else { return };
+    let own = CudaStream::new(0).unwrap();
+    let (pool, buffer) = buffer_on(&own);
+    let theirs = CudaContext::new(0).unwrap().new_stream().unwrap();
+    let living = fake.living(Living::Streams);
+    let slice = CudarcSlice::<u8>::new(buffer, &theirs).unwrap();
+    drop(theirs);
+    drop(slice);
+    assert_eq!(fake.living(Living::Streams), living - 1);
+    reuse(&fake, &pool, &own);
+}
+
+#[test]
+fn a_slice_is_no_reason_to_name_its_stream_later() {
+    let Some(fake) = fake() else { return };
+    let own = CudaStream::new(0).unwrap();
+    let (pool, buffer) = buffer_on(&own);
+    let other = CudaStream::new(0).unwrap();
+    let theirs = CudaContext::new(0).unwrap().new_stream().unwrap();
+    drop(CudarcSlice::<u8>::new(buffer, &theirs).unwrap());
+    drop(theirs);
+    reuse(&fake, &pool, &other);
+}
+
+#[test]
+fn a_buffer_that_was_a_slice_outlives_the_stream() {
+    let Some(fake) = fake() else { return };
+    let own = CudaStream::new(0).unwrap();
+    let (pool, buffer) = buffer_on(&own);
+    let theirs = CudaContext::new(0).unwrap().new_stream().unwrap();
+    let living = fake.living(Living::Streams);
+    let slice = CudarcSlice::<u8>::new(buffer, &theirs).unwrap();
+    drop(theirs);
+    let buffer = slice.into_buffer();
+    assert_eq!(fake.living(Living::Streams), living - 1);
+    assert_eq!(buffer.to_vec::<u8>().unwrap(), vec![0; 8 << 20]);
+    drop(buffer);
+    reuse(&fake, &pool, &own);
+}
+
+#[test]
+fn a_stream_that_can_t_be_waited_for_outlives_the_buffer() {
+    let Some(fake) = fake() else { return };
+    let own = CudaStream::new(0).unwrap();
+    let (pool, buffer) = buffer_on(&own);
+    let theirs = CudaContext::new(0).unwrap().new_stream().unwrap();
+    let living = fake.living(Living::Streams);
+    let slice = CudarcSlice::<u8>::new(buffer, &theirs).unwrap();
+    drop(theirs);
+    fake.fail("cuStreamSynchronize", 0, 1);
+    let buffer = slice.into_buffer();
+    assert_eq!((fake.failures_left(), fake.living(Living::Streams)), (0, living));
+    drop(buffer);
+    reuse(&fake, &pool, &own);
 }
 
 #[test]
