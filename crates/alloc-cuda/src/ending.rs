@@ -1,4 +1,5 @@
-//! The end of streams that are owned or kept: at once, or once the capture is over that a stream is part of.
+//! The end of streams: of those that are owned or kept at once, or once the capture is over that a stream is part of, and of
+//! default streams some time after their threads.
 //!
 //! The side streams of a capture may go before it does. An event that is recorded on such a stream is part of the capture, and
 //! nobody else can ask or wait for it; so allocators are told of its end later, while its handle is still there.
@@ -11,7 +12,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use alloc_core::Stream;
 
 use crate::driver::Context;
-use crate::driver::stream::Target;
+use crate::driver::stream::{PER_THREAD, Target};
+use crate::driver::thread;
 use crate::{global, names};
 
 /// What is left of a stream that its user has dropped.
@@ -84,8 +86,11 @@ fn end(ending: Ending) {
     }
 }
 
-/// Ends the streams that are not captured any more. To be called now and then.
+/// Ends the streams that are not captured any more, and the default ones of threads that have ended. To be called now and then.
 pub(crate) fn end_overdue() {
+    if thread::any_ending() {
+        retire_default_streams();
+    }
     if !ANY_CAPTURED.swap(false, Ordering::AcqRel) {
         return;
     }
@@ -96,6 +101,20 @@ pub(crate) fn end_overdue() {
         ANY_CAPTURED.store(true, Ordering::Release);
     }
     over.into_iter().for_each(Ending::retire_and_destroy);
+}
+
+/// Retires the default streams of threads that have ended, unless the legacy stream, by which they are reached, may not be used
+/// at present.
+pub(crate) fn retire_default_streams() {
+    // SAFETY: a context that is open has this stream.
+    let is_legacy_captured =
+        |context: &Context| unsafe { context.stream_is_capturing(Target::LEGACY) }.unwrap_or(false);
+    if Context::all_opened().any(is_legacy_captured) {
+        return;
+    }
+    for number in thread::take_ended() {
+        global::retire(Stream::with_identity(PER_THREAD, number));
+    }
 }
 
 impl Ending {

@@ -9,7 +9,9 @@ use std::sync::{Mutex, PoisonError};
 
 use alloc_core::Stream;
 
-use crate::driver::stream::{PER_THREAD, thread_number};
+use crate::driver::stream::PER_THREAD;
+use crate::driver::thread::{self, thread_number};
+use crate::ending;
 
 /// How many handles of streams that were retired are found without a lock. A program has few streams at a time, and drivers use
 /// handles again.
@@ -112,7 +114,7 @@ pub(crate) fn next_identity() -> u64 {
 /// What allocators call the stream that has this handle (`CUstream`, or `cudaStream_t`) at present: for
 /// `CU_STREAM_PER_THREAD` that of the calling thread, and for a handle that came back after its stream was
 /// [retired](retire_stream) another stream than before. It takes no lock, unless a program has retired hundreds of streams that
-/// all had different handles. Streams of this crate are called what they [say](crate::CudaStream::stream).
+/// all had different handles, or other threads with default streams have ended, which are retired first. Streams of this crate are called what they [say](crate::CudaStream::stream).
 ///
 /// ```
 /// use alloc_core::Stream;
@@ -135,6 +137,9 @@ pub fn stream_named(handle: u64) -> Stream {
 #[inline(never)]
 fn look_up(handle: u64) -> Stream {
     if handle == PER_THREAD {
+        if thread::any_ending() {
+            ending::retire_default_streams();
+        }
         return Stream::with_identity(PER_THREAD, thread_number());
     }
     if handle < PER_THREAD {
@@ -144,7 +149,7 @@ fn look_up(handle: u64) -> Stream {
 }
 
 /// Has the next stream of that handle called otherwise, if this is what the handle's stream is called at present. The default
-/// streams never end.
+/// streams of threads have other names by themselves, and the legacy one never ends.
 pub(crate) fn end(stream: Stream) {
     if stream.handle() > PER_THREAD {
         SUCCESSORS.end(stream.handle(), stream.identity());

@@ -161,6 +161,11 @@ impl Context {
         OPEN.get(usize::from(ordinal))?.get().copied()
     }
 
+    /// The devices whose contexts are open.
+    pub(crate) fn all_opened() -> impl Iterator<Item = &'static Self> {
+        OPEN.iter().filter_map(|place| place.get().copied())
+    }
+
     pub(crate) fn ordinal(&self) -> u16 {
         self.ordinal
     }

@@ -1,6 +1,6 @@
 //! Streams: which handle a call gets, whether it needs a current context, and the calls themselves.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use alloc_core::{ProviderError, Stream};
@@ -8,6 +8,7 @@ use alloc_core::{ProviderError, Stream};
 use super::calls;
 use super::context::{Context, Current};
 use super::error::{STREAM_CAPTURE_IMPLICIT, ready};
+use super::thread::thread_number;
 
 /// The legacy default stream, which waits for every blocking stream of its context and is waited for by them.
 pub(crate) const LEGACY: u64 = 1;
@@ -41,6 +42,9 @@ impl Target {
         }
     }
 
+    /// What stands in for the default streams of other threads.
+    pub(crate) const LEGACY: Self = Self(LEGACY);
+
     pub(crate) fn handle(self) -> u64 {
         self.0
     }
@@ -49,13 +53,6 @@ impl Target {
     pub(crate) fn is_default(self) -> bool {
         self.0 <= PER_THREAD
     }
-}
-
-/// A number of the calling thread that no other thread of the process gets.
-pub(crate) fn thread_number() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    thread_local!(static NUMBER: u64 = NEXT.fetch_add(1, Ordering::Relaxed));
-    NUMBER.try_with(|number| *number).unwrap_or(0)
 }
 
 /// How many more of the latest questions were dear than were not, after one more.

@@ -144,6 +144,45 @@ fn per_thread_default_streams_differ_by_thread() {
 }
 
 #[test]
+fn default_streams_end_with_their_threads() {
+    let Some(fake) = fake() else { return };
+    let pool = alloc_cuda::device_pool(0, &DeviceOptions::default(), PoolConfig::default()).unwrap();
+    let own = CudaStream::new(0).unwrap();
+    let user = || {
+        let stream = CudaStream::per_thread_default(0).unwrap().stream();
+        let block = pool.allocate(bytes(4 << 20), stream).unwrap();
+        release(&*pool, block, stream);
+    };
+    for _ in 0..200 {
+        std::thread::scope(|scope| scope.spawn(user).join()).unwrap();
+    }
+    fake.clear();
+    let block = pool.allocate(bytes(40 << 20), own.stream()).unwrap();
+    release(&*pool, block, own.stream());
+    let asked = fake.calls("cuStreamIsCapturing");
+    assert!(asked < 20, "{asked}");
+}
+
+#[test]
+fn default_streams_of_threads_don_t_end_while_one_is_captured() {
+    let Some(fake) = fake() else { return };
+    let pool = alloc_cuda::device_pool(0, &DeviceOptions::default(), PoolConfig::default()).unwrap();
+    let user = || {
+        let stream = CudaStream::per_thread_default(0).unwrap();
+        let block = pool.allocate(bytes(4 << 20), stream.stream()).unwrap();
+        release(&*pool, block, stream.stream());
+    };
+    let captured = CudaStream::per_thread_default(0).unwrap();
+    std::thread::scope(|scope| scope.spawn(user).join()).unwrap();
+    let graph = captured.capture(|_| {
+        drop(CudaStream::new(0)?);
+        CudaStream::per_thread_default(0).map(drop)
+    });
+    assert!(graph.is_ok());
+    assert_eq!(fake.violations(), Vec::<String>::new());
+}
+
+#[test]
 fn another_threads_default_stream_is_reached_through_the_legacy_one() {
     let Some(fake) = fake() else { return };
     let transfer = CudaTransfer::of(0).unwrap();
