@@ -200,6 +200,7 @@ fn another_threads_default_stream_is_reached_through_the_legacy_one() {
 #[test]
 fn a_stream_of_another_context_gets_events_of_its_own() {
     let Some(fake) = fake() else { return };
+    let own = CudaStream::new(0).unwrap(); // starts the driver
     let mut context = std::ptr::null_mut();
     let mut raw = std::ptr::null_mut();
     // SAFETY: the driver is loaded, and the parameters are locals.
@@ -210,7 +211,6 @@ fn a_stream_of_another_context_gets_events_of_its_own() {
     }
     // SAFETY: the stream lives until the end of the test.
     let foreign = unsafe { CudaStream::from_raw(0, raw as u64) }.unwrap();
-    let own = CudaStream::new(0).unwrap();
     let pool = alloc_cuda::device_pool(0, &DeviceOptions::default(), PoolConfig::default()).unwrap();
     let block = pool.allocate(bytes(1 << 20), own.stream()).unwrap();
     let mut uses = StreamSet::new();
