@@ -173,6 +173,8 @@ impl<P: MemoryProvider> Inner<P> {
     }
 
     fn join_as(this: &Arc<Self>, key: CacheKey, tag: Tag) -> Result<(Seat, bool), AllocError> {
+        // The seat that the thread had is left before it looks for one: else it would be in its own way.
+        cache::drain_others(this.number, key.epoch);
         let seat = Seat { tag, arena: this.take_seat()? };
         let counters = this.new_counters();
         let fresh = Fresh { seat, byte_bound: this.config.thread_cache, counters: Arc::clone(&counters) };
@@ -508,6 +510,8 @@ fn small_parts(block: CachedBlock, bytes: u64, size: u64) -> Option<Parts> {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::sync::Barrier;
+
     use alloc_core::conformance::{SimulatedConfig, SimulatedProvider};
     use alloc_core::{DeviceAllocator, StreamSet};
 
@@ -527,5 +531,38 @@ mod tests {
         assert_eq!(pool.statistics().in_use.current, 0);
         pool.trim(0);
         assert_eq!(pool.statistics().reserved.current, 0);
+    }
+
+    #[test]
+    fn threads_that_are_apart_stay_so_when_caches_are_emptied() {
+        let pool = Pool::new(SimulatedProvider::new(SimulatedConfig::default()), PoolConfig::default()).unwrap();
+        let seat_after_a_pair = || {
+            let block = pool.allocate(Layout::bytes(3 << 20).unwrap(), Stream::DEFAULT).unwrap();
+            Inner::release(&pool.inner, block, Stream::DEFAULT, StreamSet::EMPTY).unwrap();
+            cache::with(pool.inner.cache_key(Stream::DEFAULT), |cache| cache.seat.arena)
+        };
+        let turn = Barrier::new(2);
+        seat_after_a_pair();
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                seat_after_a_pair();
+                let moved = pool.inner.change_seat(0);
+                cache::with(pool.inner.cache_key(Stream::DEFAULT), |cache| cache.seat.arena = moved.unwrap());
+                turn.wait();
+                turn.wait();
+                let seat = seat_after_a_pair();
+                turn.wait();
+                seat
+            });
+            turn.wait();
+            let were_apart = pool.inner.are_threads_apart();
+            // As a stream ends.
+            pool.inner.next_epoch();
+            let own = seat_after_a_pair();
+            turn.wait();
+            turn.wait();
+            let others = other.join().unwrap();
+            assert!(were_apart && own.is_some() && own != others, "{own:?} {others:?}");
+        });
     }
 }

@@ -478,13 +478,12 @@ pub(crate) struct Fresh {
     pub(crate) counters: Arc<CacheCounters>,
 }
 
-/// Gives this thread a cache. Those of the pool's earlier epochs are emptied, and those of pools that are gone freed.
+/// Gives this thread a cache. Those of pools that are gone are freed.
 /// `false` if the thread's caches can't be had.
 pub(crate) fn install(pool: u64, key: CacheKey, home: Weak<dyn CacheHome>, fresh: Fresh) -> bool {
     let gone = local::all(|caches| {
         owners::join();
-        let is_old = |old: &Kept| (old.pool == pool && old.key.epoch != key.epoch) || old.home.strong_count() == 0;
-        let gone = caches.take(is_old);
+        let gone = caches.take(|old| old.home.strong_count() == 0);
         let cache = StreamCache::new(fresh.seat, fresh.byte_bound, fresh.counters);
         let before = caches.latest.replace(Box::new(Kept { key, pool, cache, home }));
         caches.others.extend(before);
@@ -493,6 +492,11 @@ pub(crate) fn install(pool: u64, key: CacheKey, home: Weak<dyn CacheHome>, fresh
     // Those that are gone are emptied here, with the caches free for use: giving blocks back may call a hook that
     // allocates.
     gone.is_some()
+}
+
+/// Empties this thread's caches of the pool's other epochs.
+pub(crate) fn drain_others(pool: u64, epoch: u64) {
+    drop(local::all(|caches| caches.take(|kept| kept.pool == pool && kept.key.epoch != epoch)));
 }
 
 /// Empties this thread's caches of the pool.

@@ -291,15 +291,11 @@ impl<P: MemoryProvider> Inner<P> {
         for stream in streams.clone() {
             let tag = match table.living_tag(stream) {
                 Some(tag) => tag,
-                None => {
-                    drop(table);
-                    if self.retired_is_pending(stream).is_some() || self.tag_of(stream).is_err() {
-                        return false;
-                    }
-                    table = self.lock_tags();
-                    let Some(tag) = table.living_tag(stream) else { return false };
-                    tag
-                }
+                None if table.retired.contains(stream) => return false,
+                None => match self.tag_in(&mut table, stream) {
+                    Ok(tag) => tag,
+                    Err(_) => return false,
+                },
             };
             if tag == home {
                 continue;

@@ -3,7 +3,7 @@
 mod record;
 mod together;
 
-use std::sync::PoisonError;
+use std::sync::{PoisonError, TryLockError};
 
 use alloc_core::{AllocatorEvent, Block, Gauge, MemoryProvider, ProviderError, ReleaseError, Stream, StreamSet};
 
@@ -210,9 +210,17 @@ impl<P: MemoryProvider> Inner<P> {
     fn settle_parked(&self, manner: Manner) -> bool {
         // Even if nothing may be asked now.
         let were_complete = self.record_together();
+        // Whoever waits comes after another who does: else it would find nothing parked, and give up for want of memory.
+        let settling = self.settling.try_lock();
+        let (settling, is_second) = match settling {
+            Ok(settling) => (settling, false),
+            Err(TryLockError::Poisoned(settling)) => (settling.into_inner(), false),
+            Err(TryLockError::WouldBlock) if manner == Manner::Ask => return were_complete,
+            Err(TryLockError::WouldBlock) => (self.settling.lock().unwrap_or_else(PoisonError::into_inner), true),
+        };
         let empty = self.parked.lock().unwrap_or_else(PoisonError::into_inner).entries.is_empty();
         if empty || !self.may_ask() {
-            return were_complete;
+            return were_complete || is_second;
         }
         let mut list = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
         let entries = std::mem::take(&mut list.entries);
@@ -237,12 +245,14 @@ impl<P: MemoryProvider> Inner<P> {
         waiting.append(&mut list.entries);
         list.entries = waiting;
         drop(list);
-        for (entry, error) in lost {
-            self.leak(entry, &error);
-        }
-        let any = were_complete || !ready.is_empty();
+        let any = were_complete || is_second || !ready.is_empty();
         for parked in ready {
             self.unpark(parked);
+        }
+        // Hooks are told, which may use the pool.
+        drop(settling);
+        for (entry, error) in lost {
+            self.leak(entry, &error);
         }
         any
     }

@@ -30,7 +30,8 @@ use crate::streams::{Seats, Tags};
 ///
 /// Small blocks (up to 64 KiB) come from thread caches, large ones from the arena of their stream, both without a
 /// call to the backend; pages move between arenas before new ones are created. Dropping the pool waits for its
-/// streams and gives everything back to the device.
+/// streams and gives everything back to the device. If a thread that used it is just ending, that thread does so when it
+/// has handed its cache back.
 #[derive(Debug)]
 pub struct Pool<P: MemoryProvider> {
     pub(crate) inner: Arc<Inner<P>>,
@@ -57,6 +58,8 @@ pub(crate) struct Inner<P: MemoryProvider> {
     pub(crate) pairs_taken: AtomicU32,
     pub(crate) tags: Mutex<Tags<P::Event>>,
     pub(crate) parked: Mutex<ParkList<P::Event>>,
+    /// Held while entries of that list are looked through. Comes before all other locks.
+    pub(crate) settling: Mutex<()>,
     pub(crate) park_clock: Clock,
     /// Notes made under a lock, told once it is released.
     pub(crate) deferred: Mutex<Vec<Note>>,
@@ -108,6 +111,7 @@ impl<P: MemoryProvider> Pool<P> {
             pairs_taken: AtomicU32::new(0),
             tags: Mutex::new(Tags::new()),
             parked: Mutex::new(ParkList::new()),
+            settling: Mutex::new(()),
             park_clock: Clock::default(),
             deferred: Mutex::new(Vec::with_capacity(16)),
             caches: Mutex::default(),

@@ -221,11 +221,6 @@ impl<P: MemoryProvider> Inner<P> {
             kind: ProviderErrorKind::Unsupported,
         }
     }
-
-    /// Whether the work of a retired stream was not complete when last asked, or `None` if the stream is not retired.
-    pub(crate) fn retired_is_pending(&self, stream: Stream) -> Option<bool> {
-        self.lock_tags().retired.end_of(stream).map(|end| !matches!(end, End::Over))
-    }
 }
 
 impl<E> Tags<E> {

@@ -213,18 +213,21 @@ impl<P: MemoryProvider> Inner<P> {
 
     /// The stream's tag; a new stream takes over that of a retired one if there is any.
     pub(crate) fn tag_of(&self, stream: Stream) -> Result<Tag, ProviderError> {
-        let mut tags = self.lock_tags();
+        self.tag_in(&mut self.lock_tags(), stream)
+    }
+
+    pub(crate) fn tag_in(&self, tags: &mut Tags<P::Event>, stream: Stream) -> Result<Tag, ProviderError> {
         if let Some(&tag) = tags.tags.get(&stream) {
             return Ok(tag);
         }
         // A stream that is being captured can't be made to wait for what was submitted before, and nothing may be asked then.
         let has_predecessors = !tags.orphans.is_empty() || tags.retired.contains(stream);
         let is_captured = has_predecessors && self.driver.provider().is_capturing(stream)?;
-        let may_ask = has_predecessors && !is_captured && self.may_ask_in(&tags);
-        self.come_after_namesake(&mut tags, stream, is_captured, may_ask)?;
+        let may_ask = has_predecessors && !is_captured && self.may_ask_in(tags);
+        self.come_after_namesake(tags, stream, is_captured, may_ask)?;
         let tag = if tags.shared.contains(&stream) {
             SHARED_TAG
-        } else if let Some(orphan) = self.take_over(&mut tags, stream, is_captured, may_ask) {
+        } else if let Some(orphan) = self.take_over(tags, stream, is_captured, may_ask) {
             tags.streams[orphan as usize] = stream;
             tags.crossings[orphan as usize] = Crossings::NONE;
             orphan
@@ -236,7 +239,7 @@ impl<P: MemoryProvider> Inner<P> {
             SHARED_TAG
         };
         // Not before the tag is certain: what waits for a retired stream that has no name any more is taken to be over.
-        self.forget_namesake(&mut tags, stream);
+        self.forget_namesake(tags, stream);
         tags.tags.insert(stream, tag);
         Ok(tag)
     }

@@ -3,13 +3,13 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
 use alloc_core::conformance::{SimulatedEvent, SimulatedPhysical, SimulatedProvider};
 use alloc_core::{
-    Address, AddressRange, Addressing, Device, DeviceAllocator, DeviceMemory, MemoryProvider, ProviderError, Stream,
-    Transfer,
+    Address, AddressRange, Addressing, Device, DeviceAllocator, DeviceMemory, Layout, MemoryProvider, ProviderError,
+    Stream, Transfer,
 };
 use alloc_pool::{Pool, PoolConfig};
 
@@ -122,9 +122,13 @@ unsafe impl MemoryProvider for Stopping {
 }
 
 fn rig() -> (Stopping, Pool<Stopping>) {
+    rig_of(PoolConfig { growth_slack: 16.0, ..PoolConfig::default() })
+}
+
+fn rig_of(config: PoolConfig) -> (Stopping, Pool<Stopping>) {
     let barrier = || Arc::new(Barrier::new(2));
     let provider = Stopping { inner: SimulatedProvider::new(simulated()), reached: barrier(), goes_on: barrier() };
-    let pool = Pool::new(provider.clone(), PoolConfig { growth_slack: 16.0, ..PoolConfig::default() }).unwrap();
+    let pool = Pool::new(provider.clone(), config).unwrap();
     (provider, pool)
 }
 
@@ -186,4 +190,25 @@ fn others_allocate_while_a_stream_that_ended_is_waited_for() {
     assert_eq!(provider.inner.pending(A), 0);
     drop(pool);
     provider.inner.assert_all_returned();
+}
+
+#[test]
+fn what_one_thread_waits_for_another_may_have() {
+    let (provider, pool) = rig_of(PoolConfig { limit: Some(4 * PAGE), thread_cache: 0, ..PoolConfig::default() });
+    let layout = Layout::bytes(50 * KIB).unwrap();
+    let blocks: Vec<_> = std::iter::from_fn(|| pool.allocate(layout, B).ok()).collect();
+    assert!(blocks.len() > 100);
+    for &block in &blocks {
+        provider.inner.submit(A, block.address(), block.size());
+        try_give(&pool, block, B, &[A]).unwrap();
+    }
+    let taken = Mutex::new(Vec::new());
+    ends_meanwhile(&provider, &pool, || {
+        let again = (0..blocks.len() / 2).map(|_| pool.allocate(layout, B));
+        taken.lock().unwrap().extend(again);
+    });
+    for block in taken.into_inner().unwrap() {
+        give(&pool, block.unwrap(), B);
+    }
+    provider.inner.assert_clean();
 }
