@@ -54,11 +54,12 @@ pub unsafe extern "C-unwind" fn devmem_torch_alloc(size: isize, device: c_int, s
     if size == 0 {
         return std::ptr::null_mut();
     }
-    let allocated = guard(|| {
-        let bytes = u64::try_from(size);
-        let bytes = bytes.map_err(|_| Failure::InvalidArgument { what: "size", value: size as i64 })?;
-        torch::allocate(ordinal(device)?, bytes, stream.addr() as u64)
-    });
+    let handle = stream.addr() as u64;
+    let allocated = if torch::is_routing() {
+        allocate_routed(size, device, handle)
+    } else {
+        guard(|| torch::allocate(ordinal(device)?, bytes(size)?, handle))
+    };
     match allocated {
         Ok(address) => std::ptr::with_exposed_provenance_mut(address as usize),
         Err(status) => {
@@ -67,6 +68,26 @@ pub unsafe extern "C-unwind" fn devmem_torch_alloc(size: isize, device: c_int, s
             std::ptr::null_mut()
         }
     }
+}
+
+#[inline(always)]
+fn bytes(size: isize) -> Result<u64, Failure> {
+    u64::try_from(size).map_err(|_| Failure::InvalidArgument { what: "size", value: size as i64 })
+}
+
+/// Allocates while somebody allocates from a private pool. What a filter throws passes through, which no `guard` would allow.
+#[cold]
+#[inline(never)]
+fn allocate_routed(size: isize, device: c_int, handle: u64) -> Result<u64, Status> {
+    let candidates = guard(|| Ok(torch::Candidates::of(ordinal(device)?)))?;
+    let chosen = candidates.choose(handle);
+    guard(|| {
+        let (ordinal, bytes) = (ordinal(device)?, bytes(size)?);
+        match chosen {
+            Some(id) => torch::allocate_from(id, ordinal, bytes, handle),
+            None => torch::allocate(ordinal, bytes, handle),
+        }
+    })
 }
 
 /// `free_fn`: frees a block on the stream that it was allocated for.
@@ -147,13 +168,10 @@ pub unsafe extern "C-unwind" fn devmem_torch_begin_allocate_to_pool(
     id: TorchPoolId,
     filter: *mut c_void,
 ) {
-    // SAFETY: PyTorch's frame is the next one, and the filter is what the caller says.
-    unsafe {
-        or_throw(|| {
-            let filter = Filter::copy(NonNull::new(filter.cast::<StdFunction>()));
-            torch::begin(ordinal(device)?, id.parts(), filter)
-        });
-    }
+    // SAFETY: the filter is what the caller says. What its copying throws passes through, so this is not guarded.
+    let filter = unsafe { Filter::copy(NonNull::new(filter.cast::<StdFunction>())) };
+    // SAFETY: PyTorch's frame is the next one, and the filter went into the function.
+    unsafe { or_throw(move || torch::begin(ordinal(device)?, id.parts(), filter)) };
 }
 
 /// `end_allocate_to_pool_fn`: allocations come from the device's pool again. The pool `id` keeps what it has.

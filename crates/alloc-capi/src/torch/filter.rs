@@ -3,6 +3,10 @@
 //! `begin_allocate_to_pool` gets a `std::function<bool(cudaStream_t)>` by value, which on every platform of PyTorch's Linux
 //! packages means a pointer to one that the caller destroys when the call returns. Its layout is part of libstdc++'s
 //! stable binary interface: two words of state, a function that copies and destroys it, and a function that calls it.
+//!
+//! The function may throw when it is copied and when it is called: PyTorch's asks the driver, and checks the answer. Rust can't catch
+//! such an exception, only let it pass, so [`Filter::copy`] and [`Filter::accepts`] are for functions above which nobody catches
+//! panics. To destroy it throws nothing, or ends the process in C++ too.
 
 use std::ffi::{c_int, c_void};
 use std::ptr::NonNull;

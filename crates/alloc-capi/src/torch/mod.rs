@@ -10,7 +10,7 @@ use alloc_core::{AllocatorHandle, Device, DeviceAllocator, Stream, StreamSet};
 use alloc_cuda::PrivatePool;
 
 use crate::failure::Failure;
-use crate::heaps::{self, HEAPS, Heap};
+use crate::heaps::{self, HEAPS};
 use crate::index::{Entry, Owner};
 use crate::memory;
 use filter::Filter;
@@ -175,42 +175,55 @@ pub(crate) fn holders(ordinal: u16, id: PoolId) -> u32 {
     state.find(ordinal, id).and_then(|place| state.slots[place].as_ref()).map_or(0, |slot| slot.holders)
 }
 
-/// The pool that an allocation of the calling thread on `stream` is to come from, if it is a private one.
-fn routed(ordinal: u16, stream: u64) -> Option<(Owner, Arc<Private>)> {
-    let candidates: Vec<(PoolId, Arc<Filter>)> = {
-        let state = lock();
-        let here = state.routes.iter().filter(|route| route.ordinal == ordinal);
-        here.map(|route| (route.id, Arc::clone(&route.filter))).collect()
-    };
-    // Filters ask the driver about streams, so they are called without the lock.
-    let (id, _) = candidates.into_iter().find(|(_, filter)| filter.accepts(ordinal, stream))?;
-    let state = lock();
-    let place = state.find(ordinal, id)?;
-    let private = Arc::clone(&state.slots[place].as_ref()?.private);
-    // Counted under the lock, so that the pool is not taken for idle.
-    private.living.fetch_add(1, Ordering::AcqRel);
-    Some((HEAPS + place as Owner, private))
+/// Whether somebody allocates from a private pool.
+#[inline(always)]
+pub(crate) fn is_routing() -> bool {
+    ROUTES.load(Ordering::Acquire) != 0
 }
 
-/// A block for PyTorch.
+/// The private pools that an allocation on a device may come from, as their filters say.
+#[derive(Debug)]
+pub(crate) struct Candidates {
+    ordinal: u16,
+    pools: Vec<(PoolId, Arc<Filter>)>,
+}
+
+impl Candidates {
+    pub(crate) fn of(ordinal: u16) -> Self {
+        let state = lock();
+        let here = state.routes.iter().filter(|route| route.ordinal == ordinal);
+        Self { ordinal, pools: here.map(|route| (route.id, Arc::clone(&route.filter))).collect() }
+    }
+
+    /// The pool that an allocation of the calling thread on the stream is to come from, if it is a private one. Filters ask the
+    /// driver, and throw exceptions of C++ if that refuses: so no lock is held here, and nobody above may catch panics.
+    pub(crate) fn choose(self, handle: u64) -> Option<PoolId> {
+        self.pools.iter().find(|(_, filter)| filter.accepts(self.ordinal, handle)).map(|(id, _)| *id)
+    }
+}
+
+/// A block for PyTorch, of the device's own pool.
 #[inline(always)]
 pub(crate) fn allocate(ordinal: u16, size: u64, handle: u64) -> Result<u64, Failure> {
     let device = Device::cuda(ordinal);
     let heap = heaps::heap(device)?;
-    let stream = memory::stream(device, handle);
-    if ROUTES.load(Ordering::Acquire) == 0 {
-        return memory::allocate(heap, size, memory::ALIGN, stream);
-    }
-    allocate_routed(heap, size, stream)
+    memory::allocate(heap, size, memory::ALIGN, memory::stream(device, handle))
 }
 
-/// The same while somebody allocates from a private pool.
-#[cold]
-#[inline(never)]
-fn allocate_routed(heap: &Heap, size: u64, stream: Stream) -> Result<u64, Failure> {
-    let Some((owner, private)) = routed(heap.device.ordinal(), stream.handle()) else {
-        return memory::allocate(heap, size, memory::ALIGN, stream);
-    };
+/// A pool that has a block more than it knows of, so that it is not taken for idle.
+fn enter(ordinal: u16, id: PoolId) -> Option<(Owner, Arc<Private>)> {
+    let state = lock();
+    let place = state.find(ordinal, id)?;
+    let private = Arc::clone(&state.slots[place].as_ref()?.private);
+    private.living.fetch_add(1, Ordering::AcqRel);
+    Some((HEAPS + place as Owner, private))
+}
+
+/// A block of a private pool; of the device's own if that is gone.
+pub(crate) fn allocate_from(id: PoolId, ordinal: u16, size: u64, handle: u64) -> Result<u64, Failure> {
+    let device = Device::cuda(ordinal);
+    let (heap, stream) = (heaps::heap(device)?, memory::stream(device, handle));
+    let Some((owner, private)) = enter(ordinal, id) else { return allocate(ordinal, size, handle) };
     let address = memory::allocate_from(heap, (owner, &*private.pool), size, stream);
     if address.is_err() {
         private.living.fetch_sub(1, Ordering::AcqRel);

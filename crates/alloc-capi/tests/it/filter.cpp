@@ -4,6 +4,9 @@
 #include <cstdio>
 #include <functional>
 #include <memory>
+#include <stdexcept>
+#include <string>
+#include <thread>
 #include <utility>
 
 #define DEVMEM_WITH_CUDA
@@ -31,6 +34,31 @@ struct Counted {
     }
 };
 int Counted::living = 0;
+
+// Throws when it is copied.
+struct Fragile {
+    static bool breaks;
+    Fragile() = default;
+    Fragile(const Fragile &) {
+        if (breaks) throw std::runtime_error("copied");
+    }
+    bool operator()(void *) const { return true; }
+};
+bool Fragile::breaks = false;
+
+template <typename F> static bool throws(const char *text, F function) {
+    try {
+        function();
+    } catch (const std::runtime_error &error) {
+        return std::string(error.what()) == text;
+    }
+    return false;
+}
+
+static uint64_t allocated() {
+    devmem_statistics_t figures;
+    return devmem_statistics(DEVMEM_KIND_CUDA, 0, &figures, sizeof figures) == DEVMEM_STATUS_OK ? figures.allocated : 0;
+}
 
 int main() {
     // As PyTorch declares what it calls.
@@ -72,5 +100,31 @@ int main() {
     end(0, id);
     release(0, id);
     release(0, id);
+
+    // One that throws, as PyTorch's does where the driver refuses to answer; the caller hears of it, and all goes on.
+    const uint64_t before = allocated();
+    auto asked = std::make_shared<int>(0);
+    begin(0, id, [asked, other](void *stream) -> bool {
+        ++*asked;
+        return stream == other ? throw std::runtime_error("asked") : true;
+    });
+    for (int round = 0; round < 3; round++) {
+        if (!throws("asked", [&] { devmem_torch_alloc(1 << 20, 0, other); })) return fail("an exception was lost");
+        void *found = nullptr;
+        std::thread([&] { found = devmem_torch_alloc(1 << 20, 0, first); }).join();
+        if (!found) return fail("nothing is allocated after an exception");
+        devmem_torch_free(found, 1 << 20, 0, first);
+    }
+    if (*asked != 6) return fail("a filter that threw was not asked again");
+    end(0, id);
+    if (asked.use_count() != 1) return fail("a filter that threw was not destroyed");
+    release(0, id);
+    Filter fragile{Fragile()};
+    Fragile::breaks = true;
+    if (!throws("copied", [&] { begin(0, id, std::move(fragile)); })) return fail("an exception of a copy was lost");
+    if (devmem_torch_pool_users(0, {0, 41}) != 0) return fail("a pool was begun without its filter");
+    void *const last = devmem_torch_alloc(1 << 20, 0, other);
+    if (!last || allocated() != before + (1 << 20)) return fail("what threw counts as allocated");
+    devmem_torch_free(last, 1 << 20, 0, other);
     return 0;
 }
