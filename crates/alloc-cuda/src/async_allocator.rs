@@ -10,10 +10,11 @@ use alloc_core::{
 use crate::books::{Birth, Books, DRIVER_ALIGN, Living};
 
 use crate::driver::context::Attribute;
-use crate::driver::error::{STREAM_CAPTURE_UNSUPPORTED, error};
+use crate::driver::error::{STREAM_CAPTURE_UNSUPPORTED, error, is_of_capture};
 use crate::driver::memory::PoolAttribute;
 use crate::driver::stream::Target;
 use crate::driver::{Context, Event};
+use crate::put_off;
 use crate::transfer::CudaTransfer;
 
 /// `cuMemAllocAsync` and `cuMemFreeAsync` over a pool of its own that keeps its memory until it is trimmed.
@@ -231,14 +232,21 @@ unsafe impl DeviceAllocator for AsyncAllocator {
         statistics
     }
 
+    /// Gives nothing back while a stream is captured. What that means for captures of others [`PrivatePool`](crate::PrivatePool)
+    /// says.
     fn trim(&self, keep: u64) -> u64 {
         let before = self.figure(PoolAttribute::Reserved);
         if before <= keep {
             return 0;
         }
         // What was freed in stream order is given back only when the streams have come past it.
-        if let Err(error) = self.context.synchronize() {
-            tracing::debug!(%error, "trimming without having waited");
+        match put_off::settle(self.context) {
+            Ok(()) => {}
+            Err(error) if is_of_capture(&error) => {
+                tracing::debug!(%error, "nothing is trimmed while a stream is captured");
+                return 0;
+            }
+            Err(error) => tracing::debug!(%error, "trimming without having waited"),
         }
         // The driver keeps at least as much as it is told to, in units of its own (32 MiB); the promise is at most.
         for keep in [keep, 0] {

@@ -3,6 +3,7 @@
 use alloc_core::ProviderError;
 
 use crate::driver::context::{self, Attribute, Context};
+use crate::put_off;
 
 /// What a device is and can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,10 +80,11 @@ pub fn can_access_peer(from: u16, to: u16) -> Result<bool, ProviderError> {
     context::can_access_peer(from, to)
 }
 
-/// Waits for all work of a device, in its primary context.
+/// Waits for all work of a device, in its primary context. No [capture of this crate](crate::CudaStream::capture) begins meanwhile.
 ///
 /// # Errors
-/// As [`device_count`]; what the driver reports, failures of earlier work included; and while a stream is captured.
+/// As [`device_count`]; what the driver reports, failures of earlier work included; and while a stream is captured. That harms
+/// no capture of this crate. Of others nothing is known here, and the driver ends those in this context.
 pub fn synchronize(ordinal: u16) -> Result<(), ProviderError> {
-    Context::open(ordinal)?.synchronize()
+    put_off::settle(Context::open(ordinal)?)
 }

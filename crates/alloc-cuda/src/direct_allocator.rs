@@ -1,6 +1,6 @@
 //! The driver's plain allocator behind the contract.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use alloc_core::{
     AllocError, Block, Device, DeviceAllocator, Layout, OutOfMemory, ProviderError, ProviderErrorKind, ReleaseError,
@@ -9,12 +9,15 @@ use alloc_core::{
 
 use crate::books::{Birth, Books, DRIVER_ALIGN, Living};
 use crate::driver::{Context, Event};
+use crate::put_off;
 use crate::transfer::CudaTransfer;
 
 /// `cuMemAlloc` for every block and `cuMemFree` for every release, with nothing kept in between: what pools are
 /// measured against, and a tool for finding misuse.
 ///
-/// A release waits for the work of the whole device, as `cuMemFree` does.
+/// A release waits for the work of the whole device, as `cuMemFree` does. While a stream is captured that is put off, until a later
+/// release or [`trim`](DeviceAllocator::trim), or until memory runs out; what it means for captures of others
+/// [`PrivatePool`](crate::PrivatePool) says.
 ///
 /// ```
 /// use alloc_core::{DeviceAllocator, Layout, Stream, StreamSet};
@@ -32,7 +35,31 @@ use crate::transfer::CudaTransfer;
 pub struct DirectAllocator {
     context: &'static Context,
     transfer: &'static CudaTransfer,
-    books: Mutex<Books>,
+    /// What is put off may outlive the allocator.
+    books: Arc<Mutex<Books>>,
+}
+
+fn lock(books: &Mutex<Books>) -> MutexGuard<'_, Books> {
+    books.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Gives memory back to the driver.
+///
+/// # Safety
+/// The books had it last, so it is freed once, and no work uses it.
+unsafe fn free(context: &Context, books: &Mutex<Books>, living: &Living) -> Result<(), ProviderError> {
+    // SAFETY: the caller's promise.
+    let freed = unsafe { context.free(living.base) };
+    match &freed {
+        Ok(()) => lock(books).statistics.reserved.sub(living.held),
+        Err(source) => leak(books, living, source),
+    }
+    freed
+}
+
+fn leak(books: &Mutex<Books>, living: &Living, source: &ProviderError) {
+    lock(books).statistics.leaked += living.held;
+    tracing::warn!(%source, bytes = living.held, "a block was leaked, since its use can't be known");
 }
 
 impl DirectAllocator {
@@ -42,11 +69,11 @@ impl DirectAllocator {
     /// [`ProviderErrorKind::Unavailable`] without CUDA, a driver or such a device; else what the driver reports.
     pub fn new(ordinal: u16) -> Result<Self, ProviderError> {
         let context = Context::open(ordinal)?;
-        Ok(Self { context, transfer: CudaTransfer::of(ordinal)?, books: Mutex::default() })
+        Ok(Self { context, transfer: CudaTransfer::of(ordinal)?, books: Arc::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.books)
     }
 
     fn out_of_memory(&self, requested: u64) -> AllocError {
@@ -66,16 +93,42 @@ impl DirectAllocator {
         .into()
     }
 
-    fn free(&self, living: &Living, stream: Stream, uses: &StreamSet) -> Result<(), ProviderError> {
-        // The driver waits for its own device; streams of another, which only `uses` can name, are waited for here.
+    /// Waits for the streams that may be another device's, which only `uses` can name: the driver waits for its own device.
+    fn wait_for(&self, uses: &StreamSet, stream: Stream) -> Result<(), ProviderError> {
         for other in uses.iter().filter(|other| *other != stream) {
             // SAFETY: streams that are named to an allocator live until they are retired.
             unsafe { Event::record(self.context, other) }?.synchronize()?;
         }
+        Ok(())
+    }
+
+    fn free(&self, living: Living, stream: Stream, uses: &StreamSet) -> Result<(), ProviderError> {
+        let (context, books) = (self.context, Arc::clone(&self.books));
+        let waiting = living.clone();
         // What is queued on this device is waited for explicitly too: that `cuMemFree` waits is only its habit.
-        self.context.synchronize()?;
-        // SAFETY: the block left the books, so it is freed once, and no work uses it.
-        unsafe { self.context.free(living.base) }
+        let freed = self.wait_for(uses, stream).and_then(|()| {
+            put_off::once_idle(context, move || {
+                // SAFETY: the block left the books, and all work of the device was waited for.
+                unsafe { free(context, &books, &waiting) }
+            })
+        });
+        match freed {
+            Ok(freed) => freed.unwrap_or(Ok(())),
+            Err(source) => {
+                leak(&self.books, &living, &source);
+                Err(source)
+            }
+        }
+    }
+
+    /// Memory of the driver, of which what was put off may be a part.
+    fn take(&self, bytes: u64) -> Result<u64, ProviderError> {
+        match self.context.allocate(bytes) {
+            Err(error) if error.kind == ProviderErrorKind::OutOfMemory && put_off::retry(self.context) => {
+                self.context.allocate(bytes)
+            }
+            taken => taken,
+        }
     }
 }
 
@@ -93,7 +146,7 @@ unsafe impl DeviceAllocator for DirectAllocator {
         }
         // No overflow: a layout's size rounded up to its alignment fits in 63 bits.
         let held = size + (align - DRIVER_ALIGN);
-        let base = match self.context.allocate(held) {
+        let base = match self.take(held) {
             Ok(base) => base,
             Err(error) if error.kind == ProviderErrorKind::OutOfMemory => return Err(self.out_of_memory(size)),
             Err(error) => return Err(error.into()),
@@ -118,28 +171,18 @@ unsafe impl DeviceAllocator for DirectAllocator {
         if living.held == 0 {
             return Ok(());
         }
-        let freed = self.free(&living, stream, uses);
-        let mut books = self.lock();
-        match freed {
-            Ok(()) => {
-                books.statistics.reserved.sub(living.held);
-                Ok(())
-            }
-            Err(source) => {
-                books.statistics.leaked += living.held;
-                drop(books);
-                tracing::warn!(%source, bytes = living.held, "a block was leaked, since its use can't be known");
-                Err(ReleaseError::Leaked { block, source })
-            }
-        }
+        self.free(living, stream, uses).map_err(|source| ReleaseError::Leaked { block, source })
     }
 
     fn statistics(&self) -> Statistics {
         self.lock().statistics
     }
 
+    /// Gives back what could not be freed while a stream was captured.
     fn trim(&self, _keep: u64) -> u64 {
-        0
+        let before = self.lock().statistics.reserved.current;
+        put_off::retry(self.context);
+        before.saturating_sub(self.lock().statistics.reserved.current)
     }
 
     fn transfer(&self) -> &dyn Transfer {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use alloc_core::ProviderError;
 
 use crate::driver::Context;
+use crate::put_off;
 use crate::stream::CudaStream;
 
 /// A loaded module of kernels.
@@ -59,11 +60,12 @@ impl Module {
 
 impl Drop for Module {
     fn drop(&mut self) {
-        // Its kernels may still run.
-        if self.context.synchronize().is_ok() {
+        let (context, module) = (self.context, self.module);
+        // Its kernels may still run. What can't be waited for stays loaded.
+        let _ = put_off::once_idle(context, move || {
             // SAFETY: the module is ours, no `Kernel` is left, and the context's work is done.
-            let _ = unsafe { self.context.unload_module(self.module) };
-        }
+            unsafe { context.unload_module(module) }
+        });
     }
 }
 

@@ -44,6 +44,7 @@ mod kernel;
 mod names;
 mod private_pool;
 mod provider;
+mod put_off;
 #[cfg(unix)]
 mod share;
 mod stream;
@@ -61,6 +62,7 @@ pub use kernel::{Argument, Kernel, Module};
 pub use names::{retire_stream, stream_named};
 pub use private_pool::PrivatePool;
 pub use provider::{DeviceOptions, DeviceProvider, Physical, PinnedMemory, PinnedMethod, PinnedProvider};
+pub use put_off::give_back_put_off;
 #[cfg(unix)]
 pub use share::{ShareError, ShareableMemory};
 pub use stream::CudaStream;

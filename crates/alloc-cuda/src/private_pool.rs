@@ -10,7 +10,10 @@ use alloc_core::{
 use alloc_pool::{Pool, PoolConfig};
 
 use crate::driver::Context;
+use crate::driver::error::is_of_capture;
+use crate::global::tell_of_retired_streams;
 use crate::provider::{CarvedProvider, Carvings};
+use crate::put_off;
 
 /// A pool whose memory stays where it is, and its own, until the pool goes.
 ///
@@ -19,6 +22,11 @@ use crate::provider::{CarvedProvider, Carvings};
 /// within them what is released, in the order of streams, as a capture needs to keep its temporaries small. Nothing
 /// moves, and nothing goes back to the other allocator before the pool is dropped, which waits for the device, unless
 /// [`PrivatePool::give_back_unused`] is called.
+///
+/// While a stream is captured a device can't be waited for: the driver refuses, and ends the capture. So if a
+/// [capture of this crate](crate::CudaStream::capture) is in progress nothing of the kind is tried, and the memory of a dropped pool
+/// goes back when a device is next waited for, at the latest with [`give_back_put_off`](crate::give_back_put_off). Captures that
+/// others began are not known here: don't drop a pool while there is one in the device's primary context.
 ///
 /// For a graph whose temporaries need no reuse, [`Recorder::allocator`](crate::Recorder::allocator) is simpler.
 ///
@@ -43,11 +51,13 @@ use crate::provider::{CarvedProvider, Carvings};
 pub struct PrivatePool {
     context: &'static Context,
     carvings: Arc<Carvings>,
-    pool: ManuallyDrop<Pool<CarvedProvider>>,
+    /// Shared with those who tell it of retired streams, also after it was dropped during a capture.
+    pool: ManuallyDrop<Arc<Pool<CarvedProvider>>>,
 }
 
 impl PrivatePool {
-    /// A pool of the device `ordinal` over memory of `source`, which is an allocator of the same device.
+    /// A pool of the device `ordinal` over memory of `source`, which is an allocator of the same device. Streams of this crate tell
+    /// it when they go.
     ///
     /// # Errors
     /// [`ProviderErrorKind::Unavailable`](alloc_core::ProviderErrorKind::Unavailable) without CUDA, a driver or such
@@ -58,19 +68,22 @@ impl PrivatePool {
         let provider = CarvedProvider::new(ordinal, source, Arc::clone(&carvings))?;
         // Segments are never moved, so there is nothing to be gained by holding back.
         let config = PoolConfig { growth_slack: 0.0, growth_slack_moving: 0.0, arenas: 1, ..PoolConfig::default() };
-        let pool = ManuallyDrop::new(Pool::new(provider, config)?);
-        Ok(Self { context, carvings, pool })
+        let pool = Arc::new(Pool::new(provider, config)?);
+        tell_of_retired_streams(&pool);
+        Ok(Self { context, carvings, pool: ManuallyDrop::new(pool) })
     }
 
     /// Gives back the segments that no living block lies in, once nobody launches the graphs any more that used them:
     /// how many bytes. Waits for all work of the device, and does nothing where that can't be waited for, as while a
     /// stream is being captured. What lives stays, and what is allocated afterwards comes from new segments.
     ///
+    /// As dropping the pool, this ends captures that others began.
+    ///
     /// # Safety
     /// No graph that was captured with memory of this pool is launched from now on, except for those that use living
     /// blocks only.
     pub unsafe fn give_back_unused(&self) -> u64 {
-        if let Err(error) = self.context.synchronize() {
+        if let Err(error) = put_off::settle(self.context) {
             tracing::debug!(%error, "a private pool keeps its memory: the device can't be waited for");
             return 0;
         }
@@ -119,8 +132,9 @@ unsafe impl DeviceAllocator for PrivatePool {
         self.pool.statistics()
     }
 
-    /// Gives nothing back: graphs may use all of it.
+    /// Gives nothing of its own back: graphs may use all of it. What others left goes.
     fn trim(&self, _keep: u64) -> u64 {
+        put_off::retry(self.context);
         0
     }
 
@@ -134,13 +148,22 @@ unsafe impl DeviceAllocator for PrivatePool {
 }
 
 impl Drop for PrivatePool {
-    /// Waits for all work of the device, then gives the memory back. What can't be waited for is leaked.
+    /// Waits for all work of the device, then gives the memory back; on a later occasion if a capture is in the way. What can't be
+    /// waited for otherwise is leaked.
     fn drop(&mut self) {
-        match self.context.synchronize() {
+        // SAFETY: the field is not used after this.
+        let pool = unsafe { ManuallyDrop::take(&mut self.pool) };
+        match put_off::settle(self.context) {
             Ok(()) => self.carvings.release_on_drop(),
+            Err(error) if is_of_capture(&error) => {
+                let carvings = Arc::clone(&self.carvings);
+                // The engine asks its streams when it goes, so that goes later too.
+                put_off::put_off(self.context, move || {
+                    carvings.release_on_drop();
+                    drop(pool);
+                });
+            }
             Err(error) => tracing::warn!(%error, "a private pool can't wait for the device"),
         }
-        // SAFETY: the field is not used after this.
-        unsafe { ManuallyDrop::drop(&mut self.pool) };
     }
 }

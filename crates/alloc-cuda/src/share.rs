@@ -6,7 +6,9 @@ use alloc_core::{Address, Device, ProviderError, ProviderErrorKind};
 
 use crate::driver::Context;
 use crate::driver::context::Attribute;
+use crate::driver::error::is_of_capture;
 use crate::driver::memory::Abilities;
+use crate::put_off;
 
 /// Memory that could not be made, handed over or opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,7 +60,8 @@ const UNKNOWN: i64 = 999;
 /// It is no block of a pool: pages of a pool hold other blocks too, which nobody else is to see.
 ///
 /// The driver orders nothing between processes. Who has written waits for its stream before it tells the other.
-/// Dropping waits for the work of all devices that have access, as `cuMemFree` does, and then unmaps.
+/// Dropping waits for the work of all devices that have access, as `cuMemFree` does, and then unmaps. While a stream is captured
+/// that is put off; what it means for captures of others [`PrivatePool`](crate::PrivatePool) says.
 ///
 /// ```
 /// use alloc_cuda::ShareableMemory;
@@ -258,15 +261,43 @@ impl ShareableMemory {
         unsafe { buffer.assume_init(bytes) };
         Ok(buffer)
     }
+}
 
-    fn unmap(&self) -> Result<(), ProviderError> {
+/// What is left of memory that was dropped.
+struct Mapping {
+    context: &'static Context,
+    users: Vec<u16>,
+    handle: u64,
+    address: u64,
+    bytes: u64,
+}
+
+impl Mapping {
+    /// Goes once all work of the devices that have access is done, later if a capture is in the way.
+    fn go(self) {
         // A context that nobody opened has no work.
         for user in self.users.iter().filter_map(|user| Context::opened(*user)) {
-            user.synchronize()?;
+            match put_off::settle(user) {
+                Ok(()) => {}
+                Err(error) if is_of_capture(&error) => return put_off::put_off(user, move || self.go()),
+                Err(error) => return self.leak(&error),
+            }
         }
-        // SAFETY: mapped by `mapped`, and unmapped here only; all work of the devices that have access is done.
+        if let Err(error) = self.unmap() {
+            self.leak(&error);
+        }
+    }
+
+    fn leak(&self, error: &ProviderError) {
+        let bytes = self.bytes;
+        tracing::warn!(%error, bytes, "shareable memory was leaked, since its use can't be known");
+    }
+
+    /// To be called once all work of the devices that have access is done.
+    fn unmap(&self) -> Result<(), ProviderError> {
+        // SAFETY: mapped by `ShareableMemory::mapped`, and unmapped here only, when no work uses it.
         unsafe { self.context.unmap(self.address, self.bytes) }?;
-        // SAFETY: reserved by `mapped`, given back here only, and nothing is mapped any more.
+        // SAFETY: reserved there too, given back here only, and nothing is mapped any more.
         unsafe { self.context.unreserve(self.address, self.bytes) }?;
         // SAFETY: the handle is this one's and released here only.
         unsafe { self.context.release(self.handle) }
@@ -275,10 +306,8 @@ impl ShareableMemory {
 
 impl Drop for ShareableMemory {
     fn drop(&mut self) {
-        if let Err(error) = self.unmap() {
-            let bytes = self.bytes;
-            tracing::warn!(%error, bytes, "shareable memory was leaked, since its use can't be known");
-        }
+        let users = std::mem::take(&mut self.users);
+        Mapping { context: self.context, users, handle: self.handle, address: self.address, bytes: self.bytes }.go();
     }
 }
 

@@ -9,7 +9,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use alloc_core::{Device, ProviderError, ProviderErrorKind};
 
 use super::calls;
-use super::error::{INVALID_DEVICE, check, error};
+use super::captures::CAPTURES;
+use super::error::{INVALID_DEVICE, STREAM_CAPTURE_UNSUPPORTED, check, error};
 
 /// CUDA 11.2, the first with stream-ordered allocation; 1000 × major + 10 × minor.
 const OLDEST_DRIVER: i32 = 11_020;
@@ -255,11 +256,16 @@ impl Context {
         }
     }
 
-    /// Waits for all work of the context.
+    /// Waits for all work of the context. Refused while a capture is in progress that was begun here; one that others have
+    /// begun in this context makes the driver refuse, and is ended by the question.
     pub(crate) fn synchronize(&self) -> Result<(), ProviderError> {
-        let _current = self.enter_relaxed()?;
-        // SAFETY: the context is current.
-        self.check("cuCtxSynchronize", unsafe { calls::cuCtxSynchronize() })
+        const CALL: &str = "cuCtxSynchronize";
+        let waited = CAPTURES.unless_any(|| {
+            let _current = self.enter_relaxed()?;
+            // SAFETY: the context is current.
+            self.check(CALL, unsafe { calls::cuCtxSynchronize() })
+        });
+        waited.unwrap_or_else(|| self.check(CALL, STREAM_CAPTURE_UNSUPPORTED))
     }
 }
 

@@ -15,6 +15,7 @@ pub(crate) const NOT_READY: i32 = 600;
 pub(crate) const PEER_ACCESS_ALREADY_ENABLED: i32 = 704;
 pub(crate) const STREAM_CAPTURE_UNSUPPORTED: i32 = 900;
 pub(crate) const STREAM_CAPTURE_IMPLICIT: i32 = 906;
+pub(crate) const CAPTURED_EVENT: i32 = 907;
 
 /// An error with the driver's own name for the code.
 #[cold]
@@ -50,6 +51,11 @@ fn name(code: i32) -> Cow<'static, str> {
         return Cow::Owned(unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned());
     }
     Cow::Owned(format!("CUDA_ERROR_{code}"))
+}
+
+/// Whether a call was refused on account of a capture, and may succeed once that has ended.
+pub(crate) fn is_of_capture(error: &ProviderError) -> bool {
+    (i64::from(STREAM_CAPTURE_UNSUPPORTED)..=i64::from(CAPTURED_EVENT)).contains(&error.code)
 }
 
 /// What a code means to an allocator. Codes of newer drivers that are not known here are [`ProviderErrorKind::Other`].

@@ -3,6 +3,7 @@
 use alloc_core::ProviderError;
 
 use super::calls;
+use super::captures::CAPTURES;
 use super::context::Context;
 use super::stream::Target;
 
@@ -10,13 +11,17 @@ use super::stream::Target;
 const CAPTURE_THREAD_LOCAL: i32 = 1;
 
 impl Context {
+    /// Begins a capture, once nobody waits for a context. [`Context::end_capture`] is called once for it.
+    ///
     /// # Safety
     /// The stream lives.
     pub(crate) unsafe fn begin_capture(&self, stream: Target) -> Result<(), ProviderError> {
         let _current = self.enter_for(stream)?;
-        // SAFETY: the caller's promise.
-        self.check("cuStreamBeginCapture", unsafe {
-            calls::cuStreamBeginCapture_v2(stream.handle(), CAPTURE_THREAD_LOCAL)
+        CAPTURES.begin(|| {
+            // SAFETY: the caller's promise.
+            self.check("cuStreamBeginCapture", unsafe {
+                calls::cuStreamBeginCapture_v2(stream.handle(), CAPTURE_THREAD_LOCAL)
+            })
         })
     }
 
@@ -25,6 +30,15 @@ impl Context {
     /// # Safety
     /// The stream lives.
     pub(crate) unsafe fn end_capture(&self, stream: Target) -> Result<u64, ProviderError> {
+        // SAFETY: the caller's promise.
+        let graph = unsafe { self.take_graph(stream) };
+        CAPTURES.end();
+        graph
+    }
+
+    /// # Safety
+    /// The stream lives.
+    unsafe fn take_graph(&self, stream: Target) -> Result<u64, ProviderError> {
         let _current = self.enter_for(stream)?;
         let mut graph = 0;
         // SAFETY: the caller's promise; the out parameter is a local.

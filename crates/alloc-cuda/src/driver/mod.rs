@@ -2,6 +2,7 @@
 //!
 //! - [`calls`] declares each function once, with the result code as the integer that it is.
 //! - [`error`] says what a code means.
+//! - [`captures`] counts captures, so that nobody disturbs them.
 //! - [`context`] initialises the driver, keeps a device's primary context and makes it current for one call.
 //! - [`thread`] numbers threads, each of which has a default stream.
 //! - [`memory`], [`share`], [`event`], [`stream`], [`copy`], [`graph`] and [`module`] wrap the calls of one subject.
@@ -10,6 +11,7 @@
 //! same anywhere and learns at run time that there is no CUDA.
 
 pub(crate) mod calls;
+mod captures;
 pub(crate) mod context;
 pub(crate) mod copy;
 pub(crate) mod error;

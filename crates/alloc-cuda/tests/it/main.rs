@@ -32,6 +32,7 @@ mod cuda {
     mod pressure;
     #[cfg(feature = "buffer")]
     mod processes;
+    mod put_off;
     mod start;
     mod streams;
     mod stress;
