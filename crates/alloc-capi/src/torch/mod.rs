@@ -60,8 +60,16 @@ static STATE: Mutex<State> = Mutex::new(State { slots: Vec::new(), routes: Vec::
 /// How many routes there are: none, nearly always.
 static ROUTES: AtomicUsize = AtomicUsize::new(0);
 
+/// Who gives memory back waits for devices, which ends captures; who begins a route is about to capture. They exclude each other.
+/// Taken before [`STATE`].
+static WAITING: Mutex<()> = Mutex::new(());
+
 fn lock() -> MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn exclude_waiting() -> MutexGuard<'static, ()> {
+    WAITING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl State {
@@ -84,7 +92,6 @@ impl State {
         }
         let source = AllocatorHandle::Global(heaps::heap(Device::cuda(ordinal))?.allocator());
         let pool = Arc::new(PrivatePool::new(ordinal, source)?);
-        alloc_cuda::tell_of_retired_streams(&pool);
         let private = Arc::new(Private { id, ordinal, pool, living: AtomicU64::new(0) });
         let slot = Some(Slot { private, holders: 1 });
         match self.slots.iter().position(Option::is_none) {
@@ -95,11 +102,8 @@ impl State {
         Ok(())
     }
 
-    /// Takes out the pools that nobody can use any more, unless work is being captured, as they wait for the device.
+    /// Takes out the pools that nobody can use any more.
     fn take_idle(&mut self) -> Vec<Slot> {
-        if !self.routes.is_empty() {
-            return Vec::new();
-        }
         let is_idle = |slot: &Slot| slot.holders == 0 && slot.private.living.load(Ordering::Acquire) == 0;
         self.slots.iter_mut().filter_map(|slot| slot.take_if(|slot| is_idle(slot))).collect()
     }
@@ -107,30 +111,34 @@ impl State {
     /// The pools that nobody allocates from any more, where blocks live: the workspace of a library, say, whose handle
     /// was first used during a capture.
     fn abandoned(&self) -> Vec<Arc<Private>> {
-        if !self.routes.is_empty() {
-            return Vec::new();
-        }
         let slots = self.slots.iter().flatten().filter(|slot| slot.holders == 0);
         slots.map(|slot| Arc::clone(&slot.private)).filter(|private| private.has_free_memory()).collect()
     }
 }
 
 /// Gives back the memory that nobody can use any more: pools without holders and blocks, and what is free in pools
-/// without holders.
+/// without holders. Nothing where there are routes, as work may be captured and devices would have to be waited for. Captures
+/// that began without a route are not known, unless this process's Rust code began them through `alloc_cuda`.
 pub(crate) fn sweep() {
+    let _no_route_begins = exclude_waiting();
     let (idle, abandoned) = {
         let mut state = lock();
+        if !state.routes.is_empty() {
+            return;
+        }
         (state.take_idle(), state.abandoned())
     };
     drop(idle);
+    alloc_cuda::give_back_put_off();
     for private in abandoned {
         // SAFETY: without holders there is no graph left that could be launched.
         unsafe { private.pool.give_back_unused() };
     }
 }
 
-/// Serves the allocations that `filter` names from a private pool, from now on.
+/// Serves the allocations that `filter` names from a private pool, from now on. No device is waited for as long.
 pub(crate) fn begin(ordinal: u16, id: PoolId, filter: Filter) -> Result<(), Failure> {
+    let _nobody_waits = exclude_waiting();
     let mut state = lock();
     state.retain(ordinal, id)?;
     state.routes.push(Route { id, ordinal, filter: Arc::new(filter) });

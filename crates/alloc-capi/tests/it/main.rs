@@ -7,6 +7,8 @@ mod header;
 mod host;
 mod programs;
 #[cfg(all(feature = "cuda", target_os = "linux"))]
+mod sweep;
+#[cfg(all(feature = "cuda", target_os = "linux"))]
 mod torch;
 
 #[cfg(all(feature = "cuda", target_os = "linux"))]

@@ -13,14 +13,14 @@ use device_memory::ffi::*;
 use crate::harness::{Fake, fake};
 
 const CUDA: i32 = DEVMEM_KIND_CUDA;
-const MIB: isize = 1 << 20;
-const POOL: TorchPoolId = TorchPoolId { first: 7, second: 0 };
+pub(crate) const MIB: isize = 1 << 20;
+pub(crate) const POOL: TorchPoolId = TorchPoolId { first: 7, second: 0 };
 
 /// A stream that the library knows by its handle, and is told of when it goes.
-struct NamedStream(CudaStream);
+pub(crate) struct NamedStream(CudaStream);
 
 impl NamedStream {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::of(0)
     }
 
@@ -49,27 +49,27 @@ fn handle(stream: Stream) -> *mut c_void {
     std::ptr::without_provenance_mut(stream.handle() as usize)
 }
 
-fn take(size: isize, stream: Stream) -> *mut c_void {
+pub(crate) fn take(size: isize, stream: Stream) -> *mut c_void {
     // SAFETY: the stream lives.
     unsafe { devmem_torch_alloc(size, 0, handle(stream)) }
 }
 
-fn give(pointer: *mut c_void, size: isize, stream: Stream) {
+pub(crate) fn give(pointer: *mut c_void, size: isize, stream: Stream) {
     // SAFETY: nothing uses the block.
     unsafe { devmem_torch_free(pointer, size, 0, handle(stream)) };
 }
 
-fn pool() -> &'static dyn DeviceAllocator {
+pub(crate) fn pool() -> &'static dyn DeviceAllocator {
     registry::get(Device::cuda(0)).unwrap()
 }
 
-fn last_error() -> String {
+pub(crate) fn last_error() -> String {
     // SAFETY: the text is valid until the next failure of this thread.
     unsafe { CStr::from_ptr(devmem_last_error()) }.to_str().unwrap().to_owned()
 }
 
 /// The fake driver, and an empty pool.
-fn start() -> Option<Fake> {
+pub(crate) fn start() -> Option<Fake> {
     let fake = fake()?;
     // Two that reach each other; the others are shown to those who ask for them.
     fake.show_devices(2);
@@ -305,12 +305,12 @@ fn what_callers_hold_is_counted_however_it_comes_back() {
 }
 
 /// Routes this thread's allocations to the pool.
-fn begin() {
+pub(crate) fn begin() {
     // SAFETY: without a filter the thread decides.
     unsafe { devmem_torch_begin_allocate_to_pool(0, POOL, null_mut()) };
 }
 
-fn end() {
+pub(crate) fn end() {
     // SAFETY: nothing is passed through.
     unsafe { devmem_torch_end_allocate_to_pool(0, POOL) };
 }
