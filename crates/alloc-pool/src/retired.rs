@@ -107,11 +107,14 @@ impl<P: MemoryProvider> Inner<P> {
             tracing::debug!(%error, ?stream, "the point up to which a retired stream had come is unknown");
             End::Unknown
         });
-        // Of a stream that this pool never saw, and can't ask, it is nothing to know.
-        if tag.is_some() || !matches!(end, End::Unknown) {
-            let is_known = !matches!(end, End::Unknown);
+        // Of a stream that this pool never saw, and can't ask, there is nothing to know.
+        let (is_known, is_over) = (!matches!(end, End::Unknown), matches!(end, End::Over));
+        if tag.is_some() || is_known {
             tags.retired.add(stream, end);
             tags.leave(stream, is_known);
+        }
+        if is_over {
+            tags.leave_shared(stream);
         }
         self.forget_retired(&mut tags);
         drop(tags);
@@ -232,5 +235,39 @@ impl<E> Tags<E> {
         } else if tag != SHARED_TAG {
             self.orphans.push(tag);
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use alloc_core::conformance::{SimulatedConfig, SimulatedProvider};
+    use alloc_core::{DeviceAllocator, Layout, StreamSet};
+
+    use super::*;
+    use crate::placement::heap::TAGS;
+    use crate::{Pool, PoolConfig};
+
+    #[test]
+    fn streams_that_share_a_tag_are_forgotten_there_when_they_are_over() {
+        let provider = SimulatedProvider::new(SimulatedConfig::default());
+        let pool = Pool::new(provider.clone(), PoolConfig::default()).unwrap();
+        let streams: Vec<_> = (1..=2 * TAGS as u64).map(Stream::from_raw).collect();
+        for &stream in &streams {
+            let block = pool.allocate(Layout::bytes(1 << 20).unwrap(), stream).unwrap();
+            provider.submit(stream, block.address(), block.size());
+            Inner::release(&pool.inner, block, stream, StreamSet::EMPTY).unwrap();
+        }
+        let shared = || pool.inner.lock_tags().streams_of(SHARED_TAG).len();
+        assert_eq!(shared(), TAGS + 1);
+        // Some are over when they end, the others when others have ended.
+        streams.iter().step_by(2).for_each(|&stream| provider.complete_all(stream));
+        streams.iter().for_each(|&stream| pool.retire_stream(stream));
+        assert!(shared() > 0);
+        provider.complete_everything();
+        for number in 0..TAGS as u64 {
+            pool.retire_stream(Stream::with_identity(1, 1 + number));
+        }
+        assert_eq!(shared(), 0);
+        provider.assert_clean();
     }
 }

@@ -36,6 +36,7 @@ pub(crate) struct Tags<E> {
 
 /// The stream of blocks whose own is gone.
 const NOBODY: Stream = Stream::with_identity(u64::MAX, u64::MAX);
+
 impl<E> Tags<E> {
     pub(crate) fn new() -> Self {
         Self {
@@ -74,7 +75,7 @@ impl<E> Tags<E> {
         self.shared.retain(|shared| *shared != stream);
     }
 
-    fn streams_of(&self, tag: Tag) -> &[Stream] {
+    pub(crate) fn streams_of(&self, tag: Tag) -> &[Stream] {
         if tag == SHARED_TAG {
             return &self.shared;
         }
@@ -211,11 +212,12 @@ impl<P: MemoryProvider> Inner<P> {
         wanted.min(MAX_ARENA_BYTES - granularity.max(1 << UNIT_SHIFT))
     }
 
-    /// The stream's tag; a new stream takes over that of a retired one if there is any.
+    /// The stream's tag; a new stream takes over that of a retired one if there is any that it can come after.
     pub(crate) fn tag_of(&self, stream: Stream) -> Result<Tag, ProviderError> {
         self.tag_in(&mut self.lock_tags(), stream)
     }
 
+    /// The same, under the lock of the tags.
     pub(crate) fn tag_in(&self, tags: &mut Tags<P::Event>, stream: Stream) -> Result<Tag, ProviderError> {
         if let Some(&tag) = tags.tags.get(&stream) {
             return Ok(tag);
