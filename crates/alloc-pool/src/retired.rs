@@ -103,13 +103,15 @@ impl<P: MemoryProvider> Inner<P> {
             return;
         }
         // Now or never: it may be destroyed when this returns.
-        let end = self.find_end(stream).or_else(|_| self.find_end(stream)).unwrap_or_else(|error| {
+        let found = self.find_end(stream).or_else(|_| self.find_end(stream));
+        // Of a stream that this pool never saw, and can't ask, there is nothing to know: it may be another device's.
+        let is_ours = tag.is_some() || found.is_ok();
+        let end = found.unwrap_or_else(|error| {
             tracing::debug!(%error, ?stream, "the point up to which a retired stream had come is unknown");
             End::Unknown
         });
-        // Of a stream that this pool never saw, and can't ask, there is nothing to know.
         let (is_known, is_over) = (!matches!(end, End::Unknown), matches!(end, End::Over));
-        if tag.is_some() || is_known {
+        if is_ours {
             tags.retired.add(stream, end);
             tags.leave(stream, is_known);
         }

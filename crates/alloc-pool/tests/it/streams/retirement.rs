@@ -330,6 +330,21 @@ fn what_a_stream_that_ends_while_captured_had_is_nobody_elses() {
 }
 
 #[test]
+fn a_stream_that_used_a_block_in_a_capture_and_ended_within_it_is_not_asked_later() {
+    let rig = tight();
+    let block = rig.take(4 * KIB, A);
+    rig.provider.set_capturing(B, true);
+    rig.give_used(block, A, &[B]);
+    rig.pool.retire_stream(B);
+    rig.provider.set_capturing(B, false);
+    let records = rig.provider.calls().record;
+    let other = rig.take(PAGE, A);
+    assert_eq!((rig.provider.calls().record, rig.figures().parked.current), (records, block.size()));
+    rig.provider.assert_clean();
+    rig.give(other, A);
+}
+
+#[test]
 fn whatever_fails_as_a_name_comes_back_what_the_old_stream_uses_is_kept() {
     for call in 1..12 {
         let rig = roomy();
