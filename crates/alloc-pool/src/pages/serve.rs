@@ -90,6 +90,8 @@ enum Reach {
 /// A block of more pieces than this gets larger ones, at most so many times as large.
 const PIECES_OF_A_BLOCK: u32 = 16;
 const LARGER_PIECES: u32 = 3;
+/// A piece in which small blocks lie here and there can't go where it is needed, so it is no larger part of a limit than this.
+const SLAB_PIECES_WITHIN_LIMIT: u64 = 64;
 
 impl<P: MemoryProvider> Inner<P> {
     /// A used node of the arena for the request, with memory behind all of it that `stream` may use. The `busy`
@@ -387,7 +389,8 @@ impl<P: MemoryProvider> Inner<P> {
     pub(super) fn piece_granules(&self, pages: &Pages<P::Physical>, locked: &Locked<'_>) -> u32 {
         let bytes = if is_for_slabs(locked.own_index) {
             let used = locked.own.heap.used_units() << UNIT_SHIFT;
-            (used / 4).max(self.config.thread_cache / 4) + pages.granule_bytes()
+            let most = self.limit().map_or(u64::MAX, |limit| limit / SLAB_PIECES_WITHIN_LIMIT);
+            ((used / 4).max(self.config.thread_cache / 4) + pages.granule_bytes()).min(most)
         } else {
             (pages.peak_units << UNIT_SHIFT) / u64::from(self.config.pieces_per_peak)
         };

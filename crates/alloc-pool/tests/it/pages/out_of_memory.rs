@@ -271,3 +271,21 @@ fn an_empty_pool_can_be_filled_with_blocks_of_whole_pages() {
     }
     assert!(short <= 3, "{short} of 150 were not filled");
 }
+
+#[test]
+fn within_a_small_limit_small_blocks_keep_little_of_it() {
+    const SMALL_PAGE: u64 = 64 * KIB;
+    let provider = SimulatedConfig { granularity: SMALL_PAGE, ..simulated() };
+    let rig = Rig::new(provider, PoolConfig { limit: Some(40 * SMALL_PAGE), ..PoolConfig::default() });
+    // The pool may grow to its peak again at once.
+    let largest = rig.take(38 * SMALL_PAGE, A);
+    rig.give(largest, A);
+    rig.pool.trim(0);
+    let small: Vec<_> = (0..32).map(|_| rig.take(60 * KIB, A)).collect();
+    let (kept, gone): (Vec<_>, Vec<_>) = small.into_iter().enumerate().partition(|(index, _)| index % 16 == 0);
+    gone.into_iter().for_each(|(_, block)| rig.give(block, A));
+    let large = rig.take(30 * SMALL_PAGE, A);
+    rig.give(large, A);
+    kept.into_iter().for_each(|(_, block)| rig.give(block, A));
+    rig.close();
+}
