@@ -66,8 +66,9 @@ pub unsafe trait DeviceAllocator: Debug + Send + Sync {
     /// What copies and fills this allocator's memory.
     fn transfer(&self) -> &dyn Transfer;
 
-    /// Says that `stream` is about to be destroyed: no further call will name it. What was cached for it is handed
-    /// on to others. The default does nothing, which suits allocators that keep nothing by stream.
+    /// Says that `stream` is about to be destroyed: no further call will name it, but for releases of blocks that outlive it.
+    /// What was cached for it is handed on to others, and once this has returned the backend is not asked about it any more. The
+    /// default does nothing, which suits allocators that keep nothing by stream.
     fn retire_stream(&self, stream: Stream) {
         let _ = stream;
     }

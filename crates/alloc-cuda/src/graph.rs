@@ -102,7 +102,8 @@ pub enum CaptureError<E> {
 
 impl CudaStream {
     /// Captures the work that `work` submits to this stream (and to streams that are made to wait for it) instead of
-    /// running it, and makes a graph of it. Other threads are not affected.
+    /// running it, and makes a graph of it. Other threads are not affected, but that nobody waits for a whole device meanwhile: it
+    /// begins once such a wait that is under way is over, and what needs one goes [later](crate::give_back_put_off).
     ///
     /// # Errors
     /// [`CaptureError::Work`] with the closure's error, [`CaptureError::Driver`] with the driver's: the stream is the

@@ -114,7 +114,8 @@ pub(crate) fn next_identity() -> u64 {
 /// What allocators call the stream that has this handle (`CUstream`, or `cudaStream_t`) at present: for
 /// `CU_STREAM_PER_THREAD` that of the calling thread, and for a handle that came back after its stream was
 /// [retired](retire_stream) another stream than before. It takes no lock, unless a program has retired hundreds of streams that
-/// all had different handles, or other threads with default streams have ended, which are retired first. Streams of this crate are called what they [say](crate::CudaStream::stream).
+/// all had different handles, or other threads with default streams have ended, which are retired first. Streams of this crate are
+/// called what they [say](crate::CudaStream::stream).
 ///
 /// ```
 /// use alloc_core::Stream;

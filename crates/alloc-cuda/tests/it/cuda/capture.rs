@@ -260,6 +260,46 @@ fn what_a_capture_kept_goes_when_it_panics() {
 }
 
 #[test]
+fn what_goes_during_a_capture_harms_neither_it_nor_what_comes_after() {
+    let _device = any_device();
+    let pool = alloc_cuda::device_pool(0, &DeviceOptions::default(), PoolConfig::default()).unwrap();
+    let [stream, side] = [(); 2].map(|()| CudaStream::new(0).unwrap());
+    let private = PrivatePool::new(0, Arc::clone(&pool).into()).unwrap();
+    for (memory, user) in [(&*pool as &dyn DeviceAllocator, &stream), (&*pool, &side), (&private, &side)] {
+        let block = memory.allocate(bytes(8 << 20), user.stream()).unwrap();
+        release(memory, block, user.stream());
+    }
+    let block = pool.allocate(bytes(4096), stream.stream()).unwrap();
+    let place = Place { device: pool.device(), address: block.address() };
+    let (graph, ()) = stream
+        .capture(|_| -> Result<(), ProviderError> {
+            side.wait_for(&stream)?;
+            // SAFETY: the block lives longer than the graph.
+            unsafe { CudaTransfer::of(0)?.fill(place, 4096, 3, side.stream()) }.unwrap();
+            stream.wait_for(&side)?;
+            drop((side, private));
+            Ok(())
+        })
+        .unwrap();
+    graph.launch(&stream).unwrap();
+    assert_eq!(read(place, 4096, &stream), vec![3; 4096]);
+    drop(graph);
+    release(&*pool, block, stream.stream());
+    for _ in 0..3 {
+        let new = CudaStream::new(0).unwrap();
+        let block = pool.allocate(bytes(8 << 20), new.stream()).unwrap();
+        release(&*pool, block, new.stream());
+    }
+    // Other tests may be capturing.
+    let is_back = || {
+        alloc_cuda::give_back_put_off();
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        pool.statistics().in_use.current == 0
+    };
+    assert!((0..1000).any(|_| is_back()), "{:?}", pool.statistics());
+}
+
+#[test]
 fn the_legacy_stream_can_t_be_captured() {
     let _device = any_device();
     let stream = CudaStream::legacy_default(0).unwrap();

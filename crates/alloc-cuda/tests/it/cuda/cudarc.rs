@@ -67,6 +67,13 @@ fn buffer_on(stream: &CudaStream) -> (Arc<DevicePool>, Buffer) {
     (pool, buffer)
 }
 
+/// Such a buffer as a slice, which is the last owner of its stream of `cudarc`.
+fn slice_on(stream: &CudaStream) -> (Arc<DevicePool>, CudarcSlice<u8>) {
+    let (pool, buffer) = buffer_on(stream);
+    let theirs = CudaContext::new(0).unwrap().new_stream().unwrap();
+    (pool, CudarcSlice::new(buffer, &theirs).unwrap())
+}
+
 /// Allocates what only the buffer's memory is there for, and looks whether a stream that is gone was named.
 fn reuse(fake: &Fake, pool: &DevicePool, stream: &CudaStream) {
     let block = pool.allocate(bytes(9 << 20), stream.stream()).unwrap();
@@ -79,11 +86,8 @@ fn reuse(fake: &Fake, pool: &DevicePool, stream: &CudaStream) {
 fn a_slice_may_be_the_last_owner_of_its_stream() {
     let Some(fake) = fake() else { return };
     let own = CudaStream::new(0).unwrap();
-    let (pool, buffer) = buffer_on(&own);
-    let theirs = CudaContext::new(0).unwrap().new_stream().unwrap();
+    let (pool, slice) = slice_on(&own);
     let living = fake.living(Living::Streams);
-    let slice = CudarcSlice::<u8>::new(buffer, &theirs).unwrap();
-    drop(theirs);
     drop(slice);
     assert_eq!(fake.living(Living::Streams), living - 1);
     reuse(&fake, &pool, &own);
@@ -105,11 +109,8 @@ fn a_slice_is_no_reason_to_name_its_stream_later() {
 fn a_buffer_that_was_a_slice_outlives_the_stream() {
     let Some(fake) = fake() else { return };
     let own = CudaStream::new(0).unwrap();
-    let (pool, buffer) = buffer_on(&own);
-    let theirs = CudaContext::new(0).unwrap().new_stream().unwrap();
+    let (pool, slice) = slice_on(&own);
     let living = fake.living(Living::Streams);
-    let slice = CudarcSlice::<u8>::new(buffer, &theirs).unwrap();
-    drop(theirs);
     let buffer = slice.into_buffer();
     assert_eq!(fake.living(Living::Streams), living - 1);
     assert_eq!(buffer.to_vec::<u8>().unwrap(), vec![0; 8 << 20]);
@@ -121,11 +122,8 @@ fn a_buffer_that_was_a_slice_outlives_the_stream() {
 fn a_stream_that_can_t_be_waited_for_outlives_the_buffer() {
     let Some(fake) = fake() else { return };
     let own = CudaStream::new(0).unwrap();
-    let (pool, buffer) = buffer_on(&own);
-    let theirs = CudaContext::new(0).unwrap().new_stream().unwrap();
+    let (pool, slice) = slice_on(&own);
     let living = fake.living(Living::Streams);
-    let slice = CudarcSlice::<u8>::new(buffer, &theirs).unwrap();
-    drop(theirs);
     fake.fail("cuStreamSynchronize", 0, 1);
     let buffer = slice.into_buffer();
     assert_eq!((fake.failures_left(), fake.living(Living::Streams)), (0, living));

@@ -132,8 +132,12 @@ fn rig_of(config: PoolConfig) -> (Stopping, Pool<Stopping>) {
     (provider, pool)
 }
 
-/// Whether `meanwhile` comes to its end while another thread is in the midst of a call that `trim` makes.
-fn ends_meanwhile(provider: &Stopping, pool: &Pool<Stopping>, meanwhile: impl FnOnce() + Send) -> bool {
+/// What is not to happen has so much time for it, and what is to happen all that it needs.
+const A_MOMENT: Duration = Duration::from_millis(500);
+const LONG: Duration = Duration::from_secs(60);
+
+/// Whether `meanwhile` comes to its end within that time while another thread is in the midst of a call that `trim` makes.
+fn ends_within(time: Duration, provider: &Stopping, pool: &Pool<Stopping>, meanwhile: impl FnOnce() + Send) -> bool {
     let has_ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -146,7 +150,7 @@ fn ends_meanwhile(provider: &Stopping, pool: &Pool<Stopping>, meanwhile: impl Fn
             meanwhile();
             drop(ended);
         });
-        let ended = is_ended.recv_timeout(Duration::from_millis(500)) == Err(RecvTimeoutError::Disconnected);
+        let ended = is_ended.recv_timeout(time) == Err(RecvTimeoutError::Disconnected);
         has_ended.store(ended, Ordering::Relaxed);
         provider.goes_on.wait();
     });
@@ -159,7 +163,10 @@ fn a_stream_does_not_end_while_another_thread_waits_for_it() {
     let block = take(&pool, PAGE, A);
     provider.inner.submit(A, block.address(), block.size());
     give(&pool, block, A);
-    assert!(!ends_meanwhile(&provider, &pool, || pool.retire_stream(A)), "it could be destroyed before it is asked");
+    assert!(
+        !ends_within(A_MOMENT, &provider, &pool, || pool.retire_stream(A)),
+        "it could be destroyed before it is asked"
+    );
     provider.inner.assert_clean();
 }
 
@@ -173,7 +180,10 @@ fn a_stream_does_not_end_while_another_thread_looks_for_the_end_of_its_capture()
     provider.inner.set_capturing(A, false);
     provider.inner.drop_graph(A);
     give(&pool, own, A);
-    assert!(!ends_meanwhile(&provider, &pool, || pool.retire_stream(A)), "it could be destroyed before it is asked");
+    assert!(
+        !ends_within(A_MOMENT, &provider, &pool, || pool.retire_stream(A)),
+        "it could be destroyed before it is asked"
+    );
     provider.inner.assert_clean();
 }
 
@@ -186,7 +196,7 @@ fn others_allocate_while_a_stream_that_ended_is_waited_for() {
     pool.retire_stream(A);
     try_give(&pool, block, B, &[A]).unwrap();
     let allocate = || give(&pool, take(&pool, 1000, C), C);
-    assert!(ends_meanwhile(&provider, &pool, allocate), "what is waited for may wait for that thread");
+    assert!(ends_within(LONG, &provider, &pool, allocate), "what is waited for may wait for that thread");
     assert_eq!(provider.inner.pending(A), 0);
     drop(pool);
     provider.inner.assert_all_returned();
@@ -203,7 +213,7 @@ fn what_one_thread_waits_for_another_may_have() {
         try_give(&pool, block, B, &[A]).unwrap();
     }
     let taken = Mutex::new(Vec::new());
-    ends_meanwhile(&provider, &pool, || {
+    ends_within(A_MOMENT, &provider, &pool, || {
         let again = (0..blocks.len() / 2).map(|_| pool.allocate(layout, B));
         taken.lock().unwrap().extend(again);
     });
