@@ -123,23 +123,60 @@ pub fn any_device() -> Shared {
     Shared(())
 }
 
-/// The real driver, alone: for tests that take all of its memory or look at how much is free.
-#[derive(Debug)]
-pub struct Alone(());
-
-/// The real driver, alone, or `None` on the fake one.
+/// The real driver, alone, or `None` on the fake one: for tests that take all of a card or look at how much is free.
 pub fn gpu_alone() -> Option<Alone> {
-    if !on_gpu() {
-        return None;
+    on_gpu().then(alone)
+}
+
+/// The driver, fake or real, alone. What only the fake one tells is `None` on the real one, and what can only be done to
+/// the fake one does nothing there.
+pub struct Alone {
+    fake: Option<Fake>,
+}
+
+/// The driver, fake or real, alone.
+pub fn alone() -> Alone {
+    let fake = fake();
+    if fake.is_none() {
+        assert!(alloc_cuda::is_available(), "no GPU: {:?}", alloc_cuda::device_count());
+        take_gate_alone();
     }
-    assert!(alloc_cuda::is_available(), "no GPU: {:?}", alloc_cuda::device_count());
-    take_gate_alone();
-    Some(Alone(()))
+    Alone { fake }
+}
+
+impl Alone {
+    pub fn fake(&self) -> Option<&Fake> {
+        self.fake.as_ref()
+    }
+
+    pub fn living(&self, kind: Living) -> Option<u64> {
+        self.fake().map(|fake| fake.living(kind))
+    }
+
+    pub fn clear(&self) {
+        self.fake().inspect(|fake| fake.clear());
+    }
+
+    pub fn hold(&self, stream: Stream) {
+        self.fake().inspect(|fake| fake.hold(stream));
+    }
+
+    pub fn resume(&self, stream: Stream) {
+        self.fake().inspect(|fake| fake.resume(stream));
+    }
+
+    /// Asserts how often the fake driver was called.
+    pub fn assert_calls(&self, name: &str, times: u64) {
+        self.fake().inspect(|fake| assert_eq!(fake.calls(name), times, "{name}"));
+    }
 }
 
 impl Drop for Alone {
     fn drop(&mut self) {
-        open_gate();
+        // The fake driver opens the gate itself.
+        if self.fake.is_none() {
+            open_gate();
+        }
     }
 }
 

@@ -4,15 +4,14 @@ use alloc_core::{Addressing, DeviceAllocator};
 use alloc_cuda::{CudaStream, DeviceOptions};
 use alloc_pool::PoolConfig;
 
-use super::harness::{bytes, fake, gpu_alone, release};
+use super::harness::{alone, bytes, release};
 use super::kernels::Kernels;
 
 #[test]
 fn a_thousand_growing_and_moving_allocations_finish_before_queued_work_does() {
-    let fake = fake();
     // Other tests call `cuMemFree` and the like, which wait for the device and keep everybody else waiting too.
-    let _gpu = gpu_alone();
-    let roomy = fake.as_ref().map(|fake| fake.set_capacity(0, 8 << 30));
+    let driver = alone();
+    let roomy = driver.fake().map(|fake| fake.set_capacity(0, 8 << 30));
     let [busy, idle, other] = [(); 3].map(|()| CudaStream::new(0).unwrap());
     let counters = alloc_cuda::global(0).unwrap();
     let counter = counters.allocate(bytes(8), busy.stream()).unwrap();
@@ -28,9 +27,7 @@ fn a_thousand_growing_and_moving_allocations_finish_before_queued_work_does() {
     other.synchronize().unwrap();
     let before = pool.statistics();
 
-    if let Some(fake) = &fake {
-        fake.hold(busy.stream());
-    }
+    driver.hold(busy.stream());
     // At 2 GHz more than 200 ms.
     kernels.fill(marker, 1, 600_000_000, &busy);
     let mut blocks = Vec::new();
@@ -43,9 +40,7 @@ fn a_thousand_growing_and_moving_allocations_finish_before_queued_work_does() {
     assert!(after.provider_calls.create > before.provider_calls.create, "nothing grew");
     assert!(after.moves > before.moves, "nothing moved");
 
-    if let Some(fake) = &fake {
-        fake.resume(busy.stream());
-    }
+    driver.resume(busy.stream());
     for block in blocks {
         release(&*pool, block, idle.stream());
     }
@@ -57,7 +52,7 @@ fn a_thousand_growing_and_moving_allocations_finish_before_queued_work_does() {
     for block in [counter, marker] {
         release(counters, block, busy.stream());
     }
-    if let (Some(fake), Some(bytes)) = (&fake, roomy) {
+    if let (Some(fake), Some(bytes)) = (driver.fake(), roomy) {
         fake.set_capacity(0, bytes);
     }
 }
