@@ -61,7 +61,7 @@ fn the_current_context_stays_what_it_was() {
 
     let mut own = std::ptr::null_mut();
     // SAFETY: the driver is loaded and the out parameter a local.
-    let code = unsafe { cust::sys::cuCtxCreate_v2(&raw mut own, 0, 1) };
+    let code = unsafe { cust::sys::cuCtxCreate_v2(&raw mut own, 0, i32::from(devices) - 1) };
     assert_eq!(code as i32, 0);
     for ordinal in 0..devices {
         every_kind_of_call(ordinal);
