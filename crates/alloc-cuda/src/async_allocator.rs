@@ -272,10 +272,11 @@ unsafe impl DeviceAllocator for AsyncAllocator {
         }
         // SAFETY: the stream lives until this returns.
         let birth = Birth::of(unsafe { self.point_of(stream) });
+        books.replace_birth(stream, &birth);
+        drop(books);
         if let Birth::Lost(error) = &birth {
             tracing::warn!(%error, "a stream was retired and its work can't be known");
         }
-        books.replace_birth(stream, &birth);
     }
 }
 

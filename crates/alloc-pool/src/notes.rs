@@ -5,11 +5,29 @@ use alloc_core::{AllocatorEvent, Device, EventHook, ProviderError, Stream};
 /// An [`AllocatorEvent`] that owns its data.
 #[derive(Clone, Debug)]
 pub(crate) enum Note {
-    Grew { bytes: u64, reserved: u64 },
-    Moved { bytes: u64 },
-    Shrank { bytes: u64, reserved: u64 },
-    Waited { stream: Stream },
-    Leaked { bytes: u64, cause: ProviderError },
+    Grew {
+        bytes: u64,
+        reserved: u64,
+    },
+    Moved {
+        bytes: u64,
+    },
+    Shrank {
+        bytes: u64,
+        reserved: u64,
+    },
+    Waited {
+        stream: Stream,
+    },
+    Leaked {
+        bytes: u64,
+        cause: ProviderError,
+    },
+    /// Something of the backend's that the pool does without: only whoever traces is told.
+    DoneWithout {
+        what: &'static str,
+        error: ProviderError,
+    },
 }
 
 impl Note {
@@ -21,6 +39,10 @@ impl Note {
             Self::Shrank { bytes, reserved } => AllocatorEvent::Shrank { bytes: *bytes, reserved: *reserved },
             Self::Waited { stream } => AllocatorEvent::Waited { stream: *stream },
             Self::Leaked { bytes, cause } => AllocatorEvent::Leaked { bytes: *bytes, cause },
+            Self::DoneWithout { what, error } => {
+                tracing::debug!(%device, %error, "{what}");
+                return;
+            }
         };
         tell(&event, device, hook);
     }

@@ -275,6 +275,13 @@ impl<P: MemoryProvider> Inner<P> {
         self.deferred.lock().unwrap_or_else(PoisonError::into_inner).append(&mut pages.notes);
     }
 
+    /// Notes something to be told with [`Inner::tell_deferred`] by whoever holds no lock next.
+    pub(crate) fn defer(&self, note: Note) {
+        if self.is_heard() {
+            self.deferred.lock().unwrap_or_else(PoisonError::into_inner).push(note);
+        }
+    }
+
     /// Tells what was noted under locks. Called with none held.
     pub(crate) fn tell_deferred(&self) {
         let mut deferred = self.deferred.lock().unwrap_or_else(PoisonError::into_inner);

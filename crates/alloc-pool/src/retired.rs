@@ -10,6 +10,7 @@ use std::sync::Arc;
 use alloc_core::{MemoryProvider, ProviderError, ProviderErrorKind, Stream};
 use rustc_hash::FxHashMap;
 
+use crate::notes::Note;
 use crate::placement::heap::SHARED_TAG;
 use crate::pool::Inner;
 use crate::streams::Tags;
@@ -107,7 +108,8 @@ impl<P: MemoryProvider> Inner<P> {
         // Of a stream that this pool never saw, and can't ask, there is nothing to know: it may be another device's.
         let is_ours = tag.is_some() || found.is_ok();
         let end = found.unwrap_or_else(|error| {
-            tracing::debug!(%error, ?stream, "the point up to which a retired stream had come is unknown");
+            let what = "the point up to which a retired stream had come is unknown";
+            self.defer(Note::DoneWithout { what, error });
             End::Unknown
         });
         let (is_known, is_over) = (!matches!(end, End::Unknown), matches!(end, End::Over));
@@ -120,6 +122,7 @@ impl<P: MemoryProvider> Inner<P> {
         }
         self.forget_retired(&mut tags);
         drop(tags);
+        self.tell_deferred();
         if tag.is_some() {
             self.next_epoch();
         }

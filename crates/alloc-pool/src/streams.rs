@@ -257,7 +257,9 @@ impl<P: MemoryProvider> Inner<P> {
             let before = tags.streams[usize::from(orphan)];
             match self.order_after_in(tags, before, stream, may_ask) {
                 Ok(()) => return Some(tags.orphans.remove(index)),
-                Err(error) => tracing::debug!(%error, ?stream, ?before, "nothing is taken over from a retired stream"),
+                Err(error) => {
+                    self.defer(Note::DoneWithout { what: "nothing is taken over from a retired stream", error });
+                }
             }
         }
         None

@@ -136,7 +136,8 @@ impl<P: MemoryProvider> Inner<P> {
         pages.vacant.push(index);
         pages.reserved.sub(bytes);
         if let Err(error) = self.driver.release(physical, bytes) {
-            tracing::debug!(%error, bytes, "the backend complained of memory that was given back");
+            let what = "the backend complained of memory that was given back";
+            pages.notes.push(Note::DoneWithout { what, error });
         }
         bytes
     }
@@ -168,7 +169,7 @@ impl<P: MemoryProvider> Inner<P> {
                 && let Some(range) = arena.range.take()
                 && let Err(error) = self.driver.unreserve(range)
             {
-                tracing::debug!(%error, "address range not given back");
+                pages.notes.push(Note::DoneWithout { what: "an address range was not given back", error });
             }
         }
     }

@@ -17,3 +17,4 @@ mod state_machine;
 mod streams;
 mod support;
 mod threads;
+mod traced;
