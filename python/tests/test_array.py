@@ -1,6 +1,8 @@
 """Arrays for consumers of DLPack: NumPy and PyTorch where they are installed, and none."""
 
 import gc
+import subprocess
+import sys
 import unittest
 
 import device_memory
@@ -44,6 +46,23 @@ class Arrays(unittest.TestCase):
             del capsule
             self.assertEqual(held(), self.before)
 
+    def test_a_capsule_may_go_while_an_exception_is_on_its_way(self):
+        for versioned in (False, True):
+            with self.assertRaisesRegex(TypeError, "PyCapsule"):
+                int(device_memory.zeros(1000, kind="cpu", versioned=versioned).__dlpack__(max_version=(1, 0)))
+            self.assertEqual(held(), self.before)
+
+    def test_a_capsule_may_outlive_the_interpreter(self):
+        # What modules refer to that the interpreter itself needs goes last.
+        program = """
+import sys
+import device_memory
+
+sys.kept = device_memory.zeros(1000, kind="cpu").__dlpack__(max_version=(1, 0))
+"""
+        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        self.assertEqual((ended.returncode, ended.stderr), (0, ""))
+
     def test_an_array_is_taken_once(self):
         array = device_memory.zeros(8, kind="cpu")
         with self.assertRaisesRegex(BufferError, "versioned=False"):
@@ -73,6 +92,11 @@ class Arrays(unittest.TestCase):
             self.assertEqual(array.sum(), 1)
             self.assertEqual(held(), self.before + array.nbytes)
             del array
+
+    @unittest.skipIf(numpy is None, "NumPy is not installed")
+    def test_what_numpy_does_not_take_goes_back(self):
+        with self.assertRaisesRegex((BufferError, RuntimeError), "dtype"):
+            numpy.from_dlpack(device_memory.zeros(8, "bfloat16", kind="cpu"))
 
     @unittest.skipIf(torch is None, "PyTorch is not installed")
     def test_torch_reads_and_writes(self):

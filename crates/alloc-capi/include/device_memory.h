@@ -288,6 +288,14 @@ devmem_status devmem_dlpack_zeros(int32_t kind,
                                   int32_t versioned,
                                   void **tensor);
 
+// The destructor of a capsule of Python with a tensor of `devmem_dlpack_zeros`: lets the tensor go, unless a consumer has
+// taken it and renamed the capsule. Python destroys capsules while an exception is on its way, and when the interpreter
+// has all but ended, where no function that is written in Python can run.
+//
+// # Safety
+// Called by Python; a capsule named `dltensor` or `dltensor_versioned` holds such a tensor.
+void devmem_dlpack_drop_capsule(void *capsule);
+
 #if defined(DEVMEM_WITH_CUDA)
 // `alloc_fn`: `size` bytes for work on `stream`. Null for zero bytes, as PyTorch's own allocator has it.
 //

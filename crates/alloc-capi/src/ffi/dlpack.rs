@@ -1,6 +1,6 @@
 //! Arrays in our memory for whoever reads DLPack: NumPy, PyTorch, CuPy and others.
 
-use std::ffi::c_void;
+use std::ffi::{CStr, c_char, c_int, c_void};
 
 use buffer::Buffer;
 use dlpark::ffi::{DLDataType, DLDataTypeCode, DLManagedTensor, DLManagedTensorVersioned};
@@ -8,7 +8,7 @@ use dlpark::ffi::{DLDataType, DLDataTypeCode, DLManagedTensor, DLManagedTensorVe
 use crate::failure::{Failure, Status};
 use crate::{heaps, memory};
 
-use super::{status, write};
+use super::{guard, status, write};
 
 /// The most dimensions that a tensor may have here.
 const MOST_DIMENSIONS: i32 = 64;
@@ -55,4 +55,57 @@ pub unsafe extern "C" fn devmem_dlpack_zeros(
         // SAFETY: as above.
         unsafe { write("tensor", tensor, raw) }
     })
+}
+
+/// The destructor of a capsule of Python with a tensor of `devmem_dlpack_zeros`: lets the tensor go, unless a consumer has
+/// taken it and renamed the capsule. Python destroys capsules while an exception is on its way, and when the interpreter
+/// has all but ended, where no function that is written in Python can run.
+///
+/// # Safety
+/// Called by Python; a capsule named `dltensor` or `dltensor_versioned` holds such a tensor.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn devmem_dlpack_drop_capsule(capsule: *mut c_void) {
+    let _ = guard(|| {
+        // SAFETY: the signatures are those of Python's functions with these names.
+        let functions = unsafe { (function(c"PyCapsule_IsValid"), function(c"PyCapsule_GetPointer")) };
+        let (Some(is_valid), Some(pointer_of)): (Option<IsValid>, Option<PointerOf>) = functions else {
+            return Err(Failure::Dlpack { message: "a capsule was to be destroyed without Python".into() });
+        };
+        let held = |name: &CStr| {
+            // SAFETY: Python vouches for the capsule, and names are C strings. Of a capsule that has the name neither
+            // function touches the exception that may be on its way.
+            unsafe { (is_valid(capsule, name.as_ptr()) != 0).then(|| pointer_of(capsule, name.as_ptr())) }
+        };
+        // SAFETY: by its name the capsule holds such a tensor, which nobody has taken and nobody finds here again.
+        unsafe {
+            if let Some(tensor) = held(c"dltensor").map(<*mut c_void>::cast::<DLManagedTensor>) {
+                (*tensor).deleter.into_iter().for_each(|delete| delete(tensor));
+            }
+            if let Some(tensor) = held(c"dltensor_versioned").map(<*mut c_void>::cast::<DLManagedTensorVersioned>) {
+                (*tensor).deleter.into_iter().for_each(|delete| delete(tensor));
+            }
+        }
+        Ok(())
+    });
+}
+
+type IsValid = unsafe extern "C" fn(*mut c_void, *const c_char) -> c_int;
+type PointerOf = unsafe extern "C" fn(*mut c_void, *const c_char) -> *mut c_void;
+
+/// A function of this process by its name: the library is linked to no Python, and loads without.
+///
+/// # Safety
+/// `F` is the type of the pointer to the function of that name.
+#[cfg(target_os = "linux")]
+unsafe fn function<F: Copy>(name: &CStr) -> Option<F> {
+    const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
+    // SAFETY: the name is a C string.
+    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    // SAFETY: a function pointer is as large as this one, which leads to a function of its type.
+    (!found.is_null()).then(|| unsafe { std::mem::transmute_copy(&found) })
+}
+
+#[cfg(not(target_os = "linux"))]
+unsafe fn function<F: Copy>(_name: &CStr) -> Option<F> {
+    None
 }
