@@ -79,12 +79,12 @@ def zeros(
     if dtype not in _TYPES:
         raise MisuseError(f"{dtype!r} is no type of elements; there are {', '.join(_TYPES)}")
     lengths = [shape] if isinstance(shape, int) else list(shape)
-    if any(length < 0 for length in lengths) or math.prod(lengths) >= 1 << 63:
+    if any(not 0 <= length < 1 << 63 for length in lengths) or math.prod(lengths) >= 1 << 63:
         raise MisuseError(f"a shape of {shape} makes no sense")
     function = _library.library().devmem_dlpack_zeros
     function.restype = ctypes.c_int32
     tensor, (code, bits) = ctypes.c_void_p(), _TYPES[dtype]
-    number = _library.kind_number(kind)
+    number, device = _library.named(kind, device)
     _library.check(
         function(
             ctypes.c_int32(number),
@@ -93,7 +93,7 @@ def zeros(
             ctypes.c_uint8(bits),
             (ctypes.c_int64 * len(lengths))(*lengths),
             ctypes.c_int32(len(lengths)),
-            ctypes.c_uint64(stream),
+            ctypes.c_uint64(_library.number("stream", stream)),
             ctypes.c_int32(versioned),
             ctypes.byref(tensor),
         )

@@ -2,9 +2,10 @@
 
 import ctypes
 import json
+import operator
 import os
 from pathlib import Path
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 ABI_VERSION = 1
 #: Names another library than the one in this package, for tests.
@@ -141,6 +142,24 @@ def kind_number(kind: str) -> int:
         raise MisuseError(f"{kind!r} is no kind of device; there are {', '.join(KINDS)}") from None
 
 
+def number(what: str, value: int, bits: int = 64) -> int:
+    """The value, if C has as many bits for it: ctypes would cut others off, and what is left may make sense."""
+    value = operator.index(value)
+    if not 0 <= value < 1 << bits:
+        raise MisuseError(f"{what} {value} makes no sense")
+    return value
+
+
+def named(kind: str, device: int) -> Tuple[int, int]:
+    """The two numbers by which C knows a device."""
+    return kind_number(kind), number("device number", device, 31)
+
+
+def address(pointer: Any) -> Any:
+    """The pointer, if it is one; ctypes knows others than numbers."""
+    return number("pointer", pointer) if isinstance(pointer, int) else pointer
+
+
 def has_cuda() -> bool:
     """Whether the library was built for CUDA; that a device is there, :func:`device_count` says."""
     return hasattr(library(), "devmem_torch_alloc")
@@ -155,51 +174,50 @@ def device_count(kind: str = "cuda") -> int:
 
 def allocate(size: int, device: int = 0, stream: int = 0, align: int = 0, kind: str = "cuda") -> int:
     """A block of ``size`` bytes for work on ``stream``, by its address."""
-    if size < 0:
-        raise MisuseError(f"{size} bytes make no sense")
+    numbers = number("size", size), number("alignment", align), number("stream", stream)
     pointer = ctypes.c_void_p()
-    check(library().devmem_allocate_on(kind_number(kind), device, size, align, stream, ctypes.byref(pointer)))
+    check(library().devmem_allocate_on(*named(kind, device), *numbers, ctypes.byref(pointer)))
     return pointer.value or 0
 
 
 def free(pointer: int, stream: Optional[int] = None) -> None:
     """Frees a block whose last use was on ``stream``, or else on the stream it was allocated for."""
     if stream is None:
-        check(library().devmem_free(pointer))
+        check(library().devmem_free(address(pointer)))
     else:
-        check(library().devmem_free_on(pointer, stream))
+        check(library().devmem_free_on(address(pointer), number("stream", stream)))
 
 
 def record_stream(pointer: int, stream: int) -> None:
     """Notes that work on another stream uses the block: once freed, its memory waits for that work."""
-    check(library().devmem_record_stream(pointer, stream))
+    check(library().devmem_record_stream(address(pointer), number("stream", stream)))
 
 
 def block_info(pointer: int) -> BlockInfo:
     """What is known of the block that starts at ``pointer``."""
     info = _BlockInfo()
-    check(library().devmem_block_info(pointer, ctypes.byref(info)))
+    check(library().devmem_block_info(address(pointer), ctypes.byref(info)))
     return BlockInfo(KIND_NAMES.get(info.kind, "?"), info.ordinal, info.size, info.stream)
 
 
 def empty_cache(device: int = 0, keep: int = 0, kind: str = "cuda") -> int:
     """Gives free memory back until at most ``keep`` bytes are held; returns the bytes given back."""
     given = ctypes.c_uint64()
-    check(library().devmem_trim(kind_number(kind), device, keep, ctypes.byref(given)))
+    check(library().devmem_trim(*named(kind, device), number("bytes to keep", keep), ctypes.byref(given)))
     return given.value
 
 
 def set_limit(limit: Optional[int], device: int = 0, kind: str = "cuda") -> None:
     """Sets the most memory to hold, in bytes; ``None`` for no limit."""
-    if limit is not None and limit <= 0:
-        raise MisuseError(f"a limit of {limit} bytes makes no sense")
-    check(library().devmem_set_limit(kind_number(kind), device, limit or 0))
+    if limit is not None and number("limit", limit) == 0:
+        raise MisuseError("a limit of 0 bytes makes no sense")
+    check(library().devmem_set_limit(*named(kind, device), limit or 0))
 
 
 def get_limit(device: int = 0, kind: str = "cuda") -> Optional[int]:
     """The most memory to hold, in bytes; ``None`` for no limit."""
     limit = ctypes.c_uint64()
-    check(library().devmem_limit(kind_number(kind), device, ctypes.byref(limit)))
+    check(library().devmem_limit(*named(kind, device), ctypes.byref(limit)))
     return limit.value or None
 
 
@@ -215,12 +233,12 @@ def set_memory_fraction(fraction: float, device: int = 0, kind: str = "cuda") ->
 
 def reset_peaks(device: int = 0, kind: str = "cuda") -> None:
     """Counts the peaks of :func:`statistics` from what there is now."""
-    check(library().devmem_reset_peaks(kind_number(kind), device))
+    check(library().devmem_reset_peaks(*named(kind, device)))
 
 
 def retire_stream(stream: int, device: int = 0, kind: str = "cuda") -> None:
     """Says that a stream is about to be destroyed."""
-    check(library().devmem_retire_stream(kind_number(kind), device, stream))
+    check(library().devmem_retire_stream(*named(kind, device), number("stream", stream)))
 
 
 def statistics(device: int = 0, kind: str = "cuda") -> Dict[str, Any]:
@@ -242,7 +260,7 @@ def _json(function: str, device: int, kind: str) -> Dict[str, Any]:
     capacity = 1 << 16
     while True:
         text = ctypes.create_string_buffer(capacity)
-        length = call(kind_number(kind), device, text, capacity)
+        length = call(*named(kind, device), text, capacity)
         if length == 0:
             raise Error(last_error())
         if length < capacity:

@@ -31,6 +31,35 @@ class Host(unittest.TestCase):
             with self.assertRaises(MisuseError):
                 device_memory.set_memory_fraction(fraction, kind="cpu")
 
+    def test_numbers_that_c_has_no_room_for_are_refused(self):
+        # Cut off, each of them would do something else than is said.
+        too_large = 1 << 64
+        pointer = device_memory.allocate(100, kind="cpu")
+        calls = (
+            lambda: device_memory.allocate(too_large + 100, kind="cpu"),
+            lambda: device_memory.allocate(100, device=1 << 32, kind="cpu"),
+            lambda: device_memory.allocate(100, stream=-1, kind="cpu"),
+            lambda: device_memory.allocate(100, align=too_large, kind="cpu"),
+            lambda: device_memory.free(pointer + too_large),
+            lambda: device_memory.free(pointer, stream=-1),
+            lambda: device_memory.record_stream(pointer, too_large + 1),
+            lambda: device_memory.block_info(pointer - too_large),
+            lambda: device_memory.empty_cache(keep=-1, kind="cpu"),
+            lambda: device_memory.set_limit(too_large + (1 << 30), kind="cpu"),
+            lambda: device_memory.retire_stream(-1, kind="cpu"),
+            lambda: device_memory.statistics(1 << 32, kind="cpu"),
+            lambda: device_memory.zeros((too_large, 0), kind="cpu"),
+            lambda: device_memory.zeros(1, device=1 << 32, kind="cpu"),
+            lambda: device_memory.zeros(1, stream=-1, kind="cpu"),
+        )
+        for place, call in enumerate(calls):
+            with self.subTest(place), self.assertRaises(MisuseError):
+                call()
+        with self.assertRaises(TypeError):
+            device_memory.allocate(1.5, kind="cpu")
+        self.assertIsNone(device_memory.get_limit(kind="cpu"))
+        device_memory.free(pointer)
+
     def test_limits_hold_and_are_lifted(self):
         device_memory.set_limit(32 << 20, kind="cpu")
         try:
