@@ -89,8 +89,10 @@ _SIGNATURES = {
     "devmem_limit": (_INT, [_INT, _INT, ctypes.POINTER(_U64)]),
     "devmem_reset_peaks": (_INT, [_INT, _INT]),
     "devmem_retire_stream": (_INT, [_INT, _INT, _U64]),
+    "devmem_statistics": (_INT, [_INT, _INT, _VOID, ctypes.c_size_t]),
     "devmem_statistics_json": (ctypes.c_size_t, _TEXT),
     "devmem_snapshot_json": (ctypes.c_size_t, _TEXT),
+    "devmem_dlpack_drop_capsule": (None, [_VOID]),
 }
 
 _loaded: Optional[ctypes.CDLL] = None
@@ -111,12 +113,15 @@ def library() -> ctypes.CDLL:
             loaded = ctypes.CDLL(path)
         except OSError as error:
             raise Unavailable(f"the library of device_memory can't be loaded: {error}") from error
-        for name, (result, arguments) in _SIGNATURES.items():
-            function = getattr(loaded, name)
-            function.restype, function.argtypes = result, arguments
-        version = loaded.devmem_abi_version()
+        # First, as another version may lack what follows.
+        version = loaded.devmem_abi_version() if hasattr(loaded, "devmem_abi_version") else None
         if version != ABI_VERSION:
             raise Unavailable(f"{path} has version {version} of the interface; this package knows {ABI_VERSION}")
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(loaded, name, None)
+            if function is None:
+                raise Unavailable(f"{path} is older than this package: it has no {name}")
+            function.restype, function.argtypes = result, arguments
         _loaded = loaded
     return _loaded
 
@@ -262,7 +267,10 @@ def _json(function: str, device: int, kind: str) -> Dict[str, Any]:
         text = ctypes.create_string_buffer(capacity)
         length = call(*named(kind, device), text, capacity)
         if length == 0:
-            raise Error(last_error())
+            reason = last_error()
+            # Texts come without a status; the same figures as a struct come with one.
+            check(library().devmem_statistics(*named(kind, device), text, 0))
+            raise Error(reason)
         if length < capacity:
             return json.loads(text.value.decode())
         capacity = length + (length >> 2) + 1

@@ -1,11 +1,13 @@
 """The package on the host's memory, without PyTorch and CuPy."""
 
 import ctypes
+import os
 import threading
 import unittest
+from unittest import mock
 
 import device_memory
-from device_memory import MisuseError, OutOfMemory
+from device_memory import MisuseError, OutOfMemory, Unavailable, _library
 
 
 class Host(unittest.TestCase):
@@ -86,6 +88,19 @@ class Host(unittest.TestCase):
             device_memory.free(pointer)
         device_memory.empty_cache(kind="cpu")
         self.assertLess(device_memory.statistics(kind="cpu")["reserved"], figures["reserved"])
+
+    def test_figures_of_no_device_fail_as_all_else_does(self):
+        for function in (device_memory.statistics, device_memory.snapshot, device_memory.get_limit):
+            for device, kind, error, status in ((5, "cpu", MisuseError, 2), (31, "cuda", Unavailable, 7)):
+                with self.subTest(f"{function.__name__} {kind}"), self.assertRaises(error) as caught:
+                    function(device, kind)
+                self.assertEqual(caught.exception.status, status)
+
+    def test_a_library_that_is_another_is_refused(self):
+        for path in ("libc.so.6", "/nowhere/libdevice_memory.so"):
+            with mock.patch.dict(os.environ, {_library.LIBRARY_VARIABLE: path}):
+                with mock.patch.object(_library, "_loaded", None), self.assertRaises(Unavailable):
+                    _library.library()
 
     def test_a_long_snapshot_is_whole(self):
         pointers = [device_memory.allocate(64, kind="cpu") for _ in range(2000)]
