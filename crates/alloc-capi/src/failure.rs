@@ -53,6 +53,8 @@ pub(crate) enum Failure {
     WrongDevice { address: u64, device: Device, named: Device },
     #[error("the block at {address:#x} has {size} bytes, not {named}")]
     WrongSize { address: u64, size: u64, named: u64 },
+    #[error("{address:#x} is the memory of a tensor, which gives it back itself")]
+    Lent { address: u64 },
     #[error("{what} {value} makes no sense")]
     InvalidArgument { what: &'static str, value: i64 },
     #[error("{what} is a null pointer")]
@@ -74,7 +76,9 @@ impl Failure {
             Self::Alloc(AllocError::TooLarge { .. }) => Status::OutOfMemory,
             Self::Alloc(AllocError::Provider(error)) | Self::Provider(error) => Self::of_provider(error),
             Self::Alloc(_) | Self::InvalidArgument { .. } | Self::Null { .. } => Status::InvalidArgument,
-            Self::UnknownPointer { .. } | Self::Release(ReleaseError::Foreign { .. }) => Status::UnknownPointer,
+            Self::UnknownPointer { .. } | Self::Lent { .. } | Self::Release(ReleaseError::Foreign { .. }) => {
+                Status::UnknownPointer
+            }
             Self::DoubleFree { .. } | Self::Release(ReleaseError::Stale { .. }) => Status::DoubleFree,
             Self::Release(ReleaseError::Leaked { .. }) => Status::DeviceFailure,
             Self::Release(_) | Self::Panic { .. } => Status::Internal,

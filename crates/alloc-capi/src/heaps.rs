@@ -24,6 +24,9 @@ const HEADROOM: &str = "ALLOC_CUDA_HEADROOM";
 const HEADROOM_PART: u64 = 256;
 /// Owners below this are the heaps of devices.
 pub(crate) const HEAPS: Owner = (KINDS.len() * ORDINALS) as Owner;
+/// Owners from here on are private pools. Those in between are heaps once more, for blocks that somebody has who frees them by
+/// himself, and nobody else by pointer.
+pub(crate) const POOLS: Owner = 2 * HEAPS;
 
 /// What a device's allocator can be told and asked beyond the contract.
 trait Controls: Debug + Send + Sync {
@@ -102,6 +105,13 @@ impl Heap {
         self.allocator
     }
 
+    /// Counts a request that failed, if memory was what it wanted.
+    pub(crate) fn count_failure(&self, error: &AllocError) {
+        if error.is_out_of_memory() {
+            self.live.fail();
+        }
+    }
+
     pub(crate) fn limit(&self) -> Option<u64> {
         self.controls.limit()
     }
@@ -170,6 +180,16 @@ pub(crate) fn device_numbered(owner: Owner) -> Option<Device> {
 #[inline]
 pub(crate) fn by_owner(owner: Owner) -> Option<&'static Heap> {
     TABLE.get(usize::from(owner))?.get()
+}
+
+/// The number of a heap for blocks that nobody frees by pointer.
+pub(crate) fn lent(owner: Owner) -> Owner {
+    HEAPS + owner
+}
+
+/// Whether nobody frees the blocks with this number by pointer.
+pub(crate) fn is_lent(owner: Owner) -> bool {
+    (HEAPS..POOLS).contains(&owner)
 }
 
 /// The heap of a device, if it was made.

@@ -2,11 +2,14 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use alloc_core::{AllocError, Block, Device, DeviceAllocator, DeviceKind, Layout, LayoutError, Stream, StreamSet};
+use alloc_core::{
+    AllocError, Block, Device, DeviceAllocator, DeviceKind, Layout, LayoutError, ReleaseError, Statistics, Stream,
+    StreamSet, Transfer,
+};
 use rustc_hash::FxHashMap;
 
 use crate::failure::Failure;
-use crate::heaps::{self, HEAPS, Heap};
+use crate::heaps::{self, HEAPS, Heap, POOLS};
 use crate::index::{Absent, Entry, INDEX, Owner};
 
 /// The alignment of all blocks, at least: the unit of the index.
@@ -65,9 +68,7 @@ fn take(heap: &Heap, allocator: &dyn DeviceAllocator, layout: Layout, stream: St
 #[cold]
 #[inline(never)]
 fn refused(heap: &Heap, error: AllocError) -> Failure {
-    if error.is_out_of_memory() {
-        heap.live.fail();
-    }
+    heap.count_failure(&error);
     error.into()
 }
 
@@ -153,6 +154,7 @@ impl Claim {
         }
         match self.size.filter(|named| *named != size) {
             Some(named) => Err(Failure::WrongSize { address, size, named }),
+            None if heaps::is_lent(entry.owner) => Err(Failure::Lent { address }),
             None => Ok(()),
         }
     }
@@ -179,8 +181,8 @@ fn absent(address: u64, absent: Absent) -> Failure {
 
 /// The device whose memory an owner hands out.
 pub(crate) fn device_of(owner: Owner) -> Option<Device> {
-    if owner < HEAPS {
-        return heaps::by_owner(owner).map(|heap| heap.device);
+    if owner < POOLS {
+        return heaps::by_owner(owner % HEAPS).map(|heap| heap.device);
     }
     #[cfg(feature = "cuda")]
     {
@@ -221,7 +223,7 @@ unsafe fn free_with_care(address: u64, claim: Claim) -> Result<(), Failure> {
             Refusal::Failure(failure) => failure,
         })?;
     let last = claim.other_stream(&entry).unwrap_or(entry.stream);
-    let recorded = if entry.shared { uses().as_mut().and_then(|uses| uses.remove(&address)) } else { None };
+    let recorded = take_recorded(&entry);
     let streams = recorded.as_ref().unwrap_or(StreamSet::EMPTY);
     if let Some(heap) = heaps::by_owner(entry.owner) {
         heap.live.sub(entry.block.size());
@@ -233,6 +235,11 @@ unsafe fn free_with_care(address: u64, claim: Claim) -> Result<(), Failure> {
     return unsafe { crate::torch::release(&entry, last, streams) };
     #[cfg(not(feature = "cuda"))]
     Err(Failure::UnknownPointer { address })
+}
+
+/// The streams that were recorded for a block that was taken out of the index.
+fn take_recorded(entry: &Entry) -> Option<StreamSet> {
+    if entry.shared { uses().as_mut()?.remove(&entry.block.address().get()) } else { None }
 }
 
 /// Notes that work on `handle` uses the block, so that freeing it waits for that work.
@@ -264,4 +271,55 @@ pub(crate) fn retire(device: Device, handle: u64) -> Result<(), Failure> {
     }
     alloc_cuda::retire_stream(stream(device, handle));
     Ok(())
+}
+
+/// A heap for those who keep their blocks and give them back by themselves, as buffers do: what they hold is counted and found as all
+/// else is, streams can be recorded for it, and nobody else can free it by pointer.
+// SAFETY: all is answered by the allocator within, to which each block goes back once.
+unsafe impl DeviceAllocator for Heap {
+    fn device(&self) -> Device {
+        self.device
+    }
+
+    fn allocate(&self, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
+        let layout = Layout::new(layout.size(), layout.align().max(ALIGN))?;
+        let block = self.allocator().allocate(layout, stream).inspect_err(|error| self.count_failure(error))?;
+        self.live.add(block.size());
+        if !INDEX.insert(block, heaps::lent(self.owner), stream) {
+            // Only an allocator of the program's own has such addresses; the block is as good, and unknown.
+            self.live.sub(block.size());
+        }
+        Ok(block)
+    }
+
+    unsafe fn release(&self, block: Block, stream: Stream, uses: &StreamSet) -> Result<(), ReleaseError> {
+        let is_it = |entry: &Entry| if entry.block == block { Ok(()) } else { Err(Absent::Unknown) };
+        // What is not there, as it was given back before, the allocator refuses.
+        let taken = INDEX.take(block.address().get(), is_it).inspect(|_| self.live.sub(block.size()));
+        let Some(mut all) = taken.ok().as_ref().and_then(take_recorded) else {
+            // SAFETY: the caller's promise; no other stream was recorded.
+            return unsafe { self.allocator().release(block, stream, uses) };
+        };
+        for stream in uses.iter() {
+            all.insert(stream);
+        }
+        // SAFETY: as above, with the streams that were recorded.
+        unsafe { self.allocator().release(block, stream, &all) }
+    }
+
+    fn statistics(&self) -> Statistics {
+        self.allocator().statistics()
+    }
+
+    fn trim(&self, keep: u64) -> u64 {
+        self.allocator().trim(keep)
+    }
+
+    fn transfer(&self) -> &dyn Transfer {
+        self.allocator().transfer()
+    }
+
+    fn retire_stream(&self, stream: Stream) {
+        self.allocator().retire_stream(stream);
+    }
 }

@@ -152,7 +152,7 @@ pub(crate) fn snapshot_json(heap: &Heap) -> String {
                 "address": entry.block.address().get(),
                 "size": entry.block.size(),
                 "stream": entry.stream.handle(),
-                "private_pool": entry.owner >= heaps::HEAPS,
+                "private_pool": entry.owner >= heaps::POOLS,
                 "shared": entry.shared,
             }));
         }

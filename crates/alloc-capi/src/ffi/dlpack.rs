@@ -46,7 +46,7 @@ pub unsafe extern "C" fn devmem_dlpack_zeros(
         let stream = memory::stream(device, stream);
         let element = DLDataType::new(DLDataTypeCode(code), bits, 1);
         let bytes = buffer_dlpack::bytes_of(shape, element)?;
-        let buffer = Buffer::zeroed_on(heaps::heap(device)?.allocator(), bytes, stream)?;
+        let buffer = Buffer::zeroed_on(heaps::heap(device)?, bytes, stream)?;
         let raw: *mut c_void = if versioned == 0 {
             buffer_dlpack::export::<DLManagedTensor>(buffer, shape, element, stream)?.into_raw().cast()
         } else {

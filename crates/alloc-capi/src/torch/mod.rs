@@ -10,7 +10,7 @@ use alloc_core::{AllocatorHandle, Device, DeviceAllocator, Stream, StreamSet};
 use alloc_cuda::PrivatePool;
 
 use crate::failure::Failure;
-use crate::heaps::{self, HEAPS};
+use crate::heaps::{self, POOLS};
 use crate::index::{Entry, Owner};
 use crate::memory;
 use filter::Filter;
@@ -51,7 +51,7 @@ struct Route {
 
 #[derive(Debug)]
 struct State {
-    /// By number of the owner, less [`HEAPS`].
+    /// By number of the owner, less [`POOLS`].
     slots: Vec<Option<Slot>>,
     routes: Vec<Route>,
 }
@@ -81,7 +81,7 @@ impl State {
     }
 
     fn by_owner(&self, owner: Owner) -> Option<&Slot> {
-        self.slots.get(usize::from(owner.checked_sub(HEAPS)?))?.as_ref()
+        self.slots.get(usize::from(owner.checked_sub(POOLS)?))?.as_ref()
     }
 
     /// The pool of that name, made if need be, with one more holder.
@@ -96,7 +96,7 @@ impl State {
         let slot = Some(Slot { private, holders: 1 });
         match self.slots.iter().position(Option::is_none) {
             Some(place) => self.slots[place] = slot,
-            None if self.slots.len() < usize::from(Owner::MAX - HEAPS) => self.slots.push(slot),
+            None if self.slots.len() < usize::from(Owner::MAX - POOLS) => self.slots.push(slot),
             None => return Err(Failure::InvalidArgument { what: "number of private pools", value: id.1 as i64 }),
         }
         Ok(())
@@ -224,7 +224,7 @@ fn enter(ordinal: u16, id: PoolId) -> Option<(Owner, Arc<Private>)> {
     let place = state.find(ordinal, id)?;
     let private = Arc::clone(&state.slots[place].as_ref()?.private);
     private.living.fetch_add(1, Ordering::AcqRel);
-    Some((HEAPS + place as Owner, private))
+    Some((POOLS + place as Owner, private))
 }
 
 /// A block of a private pool; of the device's own if that is gone.

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use device_memory::ffi::*;
 use device_memory::{Statistics, Status};
+use dlpark::ffi::DLManagedTensor;
 
 const CPU: i32 = DEVMEM_KIND_CPU;
 
@@ -241,6 +242,58 @@ fn snapshots_name_every_living_block() {
         assert!(devmem_statistics_json(CPU, 0, short.as_mut_ptr(), 8) > 8);
         assert_eq!((short[0] as u8, short[7]), (b'{', 0));
     }
+}
+
+/// A tensor of a million bytes.
+fn tensor() -> *mut DLManagedTensor {
+    let (shape, mut tensor) = ([1000_i64, 1000], null_mut());
+    // SAFETY: the shape has two lengths, and the pointer is a local.
+    let made = unsafe { dlpack::devmem_dlpack_zeros(CPU, 0, 1, 8, shape.as_ptr(), 2, 0, 0, &mut tensor) };
+    assert_eq!(made, Status::Ok, "{}", last_error());
+    tensor.cast()
+}
+
+#[test]
+fn tensors_are_counted_and_found_as_all_else_is() {
+    let _alone = alone();
+    let counts = || {
+        let mut figures = Statistics::default();
+        // SAFETY: the struct is a local of that size.
+        assert_eq!(unsafe { devmem_statistics(CPU, 0, &mut figures, size_of_val(&figures)) }, Status::Ok);
+        (figures.allocated, figures.block_count, figures.failure_count)
+    };
+    let (bytes, blocks, failures) = counts();
+    let tensor = tensor();
+    assert_eq!(counts(), (bytes + 1_000_000, blocks + 1, failures));
+    // SAFETY: the tensor lives.
+    let block = unsafe { (*tensor).dl_tensor.data };
+    // SAFETY: the buffer is as large as the function is told.
+    let snapshot = text(|to, capacity| unsafe { devmem_snapshot_json(CPU, 0, to, capacity) });
+    let snapshot: serde_json::Value = serde_json::from_str(&snapshot).unwrap();
+    let found = snapshot["blocks"].as_array().unwrap().iter().find(|found| found["address"] == block.addr()).unwrap();
+    assert_eq!((&found["size"], &found["private_pool"]), (&1_000_000.into(), &false.into()));
+    let mut info = BlockInfo::default();
+    // SAFETY: the struct is a local; a host has no queues, so any number is a stream.
+    unsafe {
+        assert_eq!(devmem_block_info(block, &mut info), Status::Ok);
+        assert_eq!(devmem_record_stream(block, 9), Status::Ok);
+    }
+    assert_eq!((info.kind, info.size), (CPU, 1_000_000));
+    assert_eq!(give(block), Status::UnknownPointer, "the tensor has it");
+    assert!(last_error().contains("gives it back itself"), "{}", last_error());
+    // SAFETY: as above.
+    assert_eq!(unsafe { devmem_free_checked(block, CPU, 0, 1_000_000, 0) }, Status::UnknownPointer);
+    // SAFETY: nobody uses the tensor any more.
+    unsafe { (*tensor).deleter.unwrap()(tensor) };
+    assert_eq!(counts(), (bytes, blocks, failures));
+    assert_eq!(give(block), Status::DoubleFree);
+    let (shape, mut none) = ([64_i64 << 20], null_mut());
+    assert_eq!(devmem_set_limit(CPU, 0, 32 << 20), Status::Ok);
+    // SAFETY: the shape has one length, and the pointer is a local.
+    let made = unsafe { dlpack::devmem_dlpack_zeros(CPU, 0, 1, 8, shape.as_ptr(), 1, 0, 0, &mut none) };
+    assert_eq!(devmem_set_limit(CPU, 0, 0), Status::Ok);
+    assert_eq!((made, none), (Status::OutOfMemory, null_mut()));
+    assert_eq!(counts(), (bytes, blocks, failures + 1));
 }
 
 #[test]
