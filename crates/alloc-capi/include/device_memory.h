@@ -229,7 +229,7 @@ devmem_status devmem_set_limit(int32_t kind,
                                int32_t ordinal,
                                uint64_t bytes);
 
-// The most physical memory to hold, in bytes; 0 for no limit.
+// The most physical memory to hold, in bytes; 0 for no limit, and 1 for a limit that leaves none.
 //
 // # Safety
 // `bytes` is valid for a write.

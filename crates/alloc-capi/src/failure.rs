@@ -57,6 +57,9 @@ pub(crate) enum Failure {
     Lent { address: u64 },
     #[error("{what} {value} makes no sense")]
     InvalidArgument { what: &'static str, value: i64 },
+    #[cfg(feature = "cuda")]
+    #[error("{fraction} is no fraction of a device's memory")]
+    Fraction { fraction: f64 },
     #[error("{what} is a null pointer")]
     Null { what: &'static str },
     #[error("{what} of {device} can't be changed: its allocator was installed by the program")]
@@ -76,6 +79,8 @@ impl Failure {
             Self::Alloc(AllocError::TooLarge { .. }) => Status::OutOfMemory,
             Self::Alloc(AllocError::Provider(error)) | Self::Provider(error) => Self::of_provider(error),
             Self::Alloc(_) | Self::InvalidArgument { .. } | Self::Null { .. } => Status::InvalidArgument,
+            #[cfg(feature = "cuda")]
+            Self::Fraction { .. } => Status::InvalidArgument,
             Self::UnknownPointer { .. } | Self::Lent { .. } | Self::Release(ReleaseError::Foreign { .. }) => {
                 Status::UnknownPointer
             }

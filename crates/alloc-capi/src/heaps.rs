@@ -112,8 +112,9 @@ impl Heap {
         }
     }
 
+    /// C has 0 for no limit. One that leaves no memory is said as a byte, which leaves none either.
     pub(crate) fn limit(&self) -> Option<u64> {
-        self.controls.limit()
+        self.controls.limit().map(|limit| limit.max(1))
     }
 
     pub(crate) fn set_limit(&self, limit: Option<u64>) -> Result<(), Failure> {

@@ -270,7 +270,7 @@ pub extern "C" fn devmem_set_limit(kind: i32, ordinal: i32, bytes: u64) -> Statu
     })
 }
 
-/// The most physical memory to hold, in bytes; 0 for no limit.
+/// The most physical memory to hold, in bytes; 0 for no limit, and 1 for a limit that leaves none.
 ///
 /// # Safety
 /// `bytes` is valid for a write.

@@ -265,10 +265,13 @@ pub(crate) fn device_of(owner: Owner) -> Option<Device> {
 
 /// Limits the device's pool to a fraction of the device's memory.
 pub(crate) fn set_fraction(ordinal: u16, fraction: f64) -> Result<(), Failure> {
+    if !(0.0..=1.0).contains(&fraction) {
+        return Err(Failure::Fraction { fraction });
+    }
     let heap = heaps::heap(Device::cuda(ordinal))?;
     let foreign = Failure::Foreign { what: "the limit", device: heap.device };
     let total = heap.memory().ok_or(foreign)?.total;
-    heap.set_limit(Some((total as f64 * fraction.max(0.0)) as u64))
+    heap.set_limit(Some((total as f64 * fraction) as u64))
 }
 
 /// Gives back all memory that is free on any CUDA device.

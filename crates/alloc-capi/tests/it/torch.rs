@@ -130,7 +130,24 @@ fn a_fraction_is_a_limit() {
     // SAFETY: the number is a local.
     assert_eq!(unsafe { devmem_limit(CUDA, 0, &mut limit) }, Status::Ok);
     assert_eq!(limit, alloc_cuda::device_info(0).unwrap().total_memory / 4);
+    for nonsense in [f64::NAN, -0.5, 1.5] {
+        // SAFETY: there is no PyTorch here to throw with.
+        unsafe { devmem_torch_memory_fraction(nonsense, 0) };
+        assert!(last_error().contains("no fraction"), "{nonsense}: {}", last_error());
+        // SAFETY: the number is a local.
+        assert_eq!(unsafe { devmem_limit(CUDA, 0, &mut limit) }, Status::Ok);
+        assert_eq!(limit, alloc_cuda::device_info(0).unwrap().total_memory / 4, "the limit stays");
+    }
+    // SAFETY: as above.
+    unsafe { devmem_torch_memory_fraction(0.0, 0) };
+    assert_eq!(take(1, Stream::DEFAULT), null_mut());
+    // SAFETY: as above.
+    assert_eq!(unsafe { devmem_limit(CUDA, 0, &mut limit) }, Status::Ok);
+    assert_eq!(limit, 1, "a limit that leaves nothing is not none");
     assert_eq!(devmem_set_limit(CUDA, 0, 0), Status::Ok);
+    // SAFETY: as above.
+    assert_eq!(unsafe { devmem_limit(CUDA, 0, &mut limit) }, Status::Ok);
+    assert_eq!(limit, 0);
 }
 
 /// Work on the stream that uses the block.
