@@ -79,6 +79,7 @@ _SIGNATURES = {
     "devmem_abi_version": (ctypes.c_uint32, []),
     "devmem_last_error": (ctypes.c_char_p, []),
     "devmem_device_count": (_INT, [_INT, ctypes.POINTER(ctypes.c_uint32)]),
+    "devmem_is_open": (_INT, [_INT, _INT, ctypes.POINTER(ctypes.c_int32)]),
     "devmem_allocate_on": (_INT, [_INT, _INT, _U64, _U64, _U64, _OUT]),
     "devmem_free": (_INT, [_VOID]),
     "devmem_free_on": (_INT, [_VOID, _U64]),
@@ -175,6 +176,13 @@ def device_count(kind: str = "cuda") -> int:
     count = ctypes.c_uint32()
     check(library().devmem_device_count(kind_number(kind), ctypes.byref(count)))
     return count.value
+
+
+def is_open(device: int = 0, kind: str = "cuda") -> bool:
+    """Whether the device's pool is there already. All other functions make it, with a context on a CUDA device."""
+    answer = ctypes.c_int32()
+    check(library().devmem_is_open(*named(kind, device), ctypes.byref(answer)))
+    return answer.value != 0
 
 
 def allocate(size: int, device: int = 0, stream: int = 0, align: int = 0, kind: str = "cuda") -> int:

@@ -1,5 +1,6 @@
 """PyTorch on our memory."""
 
+import collections
 import ctypes
 import importlib.abc
 import importlib.util
@@ -127,13 +128,23 @@ class _AfterImport(importlib.abc.MetaPathFinder):
 _baselines: Dict[int, Dict[str, int]] = {}
 
 
+def _figures(device: int) -> Dict[str, Any]:
+    """The device's figures. One that nobody has used has none: to ask our pool would make it, and a context with it, and
+    programs that use one device of many ask for the figures of all.
+    """
+    if _library.is_open(device):
+        return _library.statistics(device)
+    pool = {"reserved": {"total": 0}, "in_use": {"total": 0}, "calls": {"create": 0, "release": 0}}
+    return collections.defaultdict(int, pool=pool)
+
+
 def torch_memory_stats(device: int = 0) -> Dict[str, Any]:
     """Our figures under the names that ``torch.cuda.memory_stats_as_nested_dict`` has for its own.
 
     Our pool does not tell small from large blocks in its figures: those of ``small_pool`` and ``large_pool`` are zero.
     What is not counted is zero as well: the peaks and totals of numbers of blocks.
     """
-    figures = _library.statistics(device)
+    figures = _figures(device)
     base = _baselines.get(device, {})
 
     def since(name: str) -> int:
@@ -171,7 +182,7 @@ def torch_memory_stats(device: int = 0) -> Dict[str, Any]:
 def _torch_snapshot(pool: Any = None) -> Dict[str, Any]:
     """The living blocks in the form of PyTorch's own snapshot: each is a segment of its own."""
     segments = []
-    for device in range(_library.device_count()):
+    for device in filter(_library.is_open, range(_library.device_count())):
         for block in _library.snapshot(device)["blocks"]:
             address, size, stream = block["address"], block["size"], block["stream"]
             held = {"address": address, "size": size, "requested_size": size, "state": "active_allocated", "frames": []}
@@ -197,16 +208,22 @@ def _torch_snapshot(pool: Any = None) -> Dict[str, Any]:
 def _answer_for(module: Any) -> None:
     """Puts our figures in the place of those that PyTorch refuses for an allocator that is not its own."""
 
+    def reset_peaks(device: int) -> None:
+        if _library.is_open(device):
+            _library.reset_peaks(device)
+
     def reset_accumulated(device: int) -> None:
-        _baselines[device] = {name: value for name, value in _library.statistics(device).items() if type(value) is int}
+        _baselines[device] = {name: value for name, value in _figures(device).items() if type(value) is int}
 
     def get_fraction(device: int) -> float:
+        if not _library.is_open(device):
+            return 1.0
         limit, total = _library.get_limit(device), _library.statistics(device)["device_total"]
         return 1.0 if limit is None or not total else limit / total
 
     answers = {
         "_cuda_memoryStats": torch_memory_stats,
-        "_cuda_resetPeakMemoryStats": _library.reset_peaks,
+        "_cuda_resetPeakMemoryStats": reset_peaks,
         "_cuda_resetAccumulatedMemoryStats": reset_accumulated,
         "_cuda_memorySnapshot": _torch_snapshot,
         "_cuda_getMemoryFraction": get_fraction,

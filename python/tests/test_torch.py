@@ -144,6 +144,24 @@ class Device(Isolated):
         self.assertEqual([part["address"] for part in segments], [pointer])
         device_memory.free(pointer)
 
+    @unittest.skipUnless(device_memory.device_count() > 1, "there is one device")
+    def test_reports_open_no_device(self):
+        device_memory.free(device_memory.allocate(100))
+        other = device_memory.device_count() - 1
+        names = ("_cuda_resetAccumulatedMemoryStats", "_cuda_memorySnapshot", "_cuda_getMemoryFraction")
+        torch = fake_torch()
+        vars(torch._C).update(dict.fromkeys(names))
+        self.with_modules(torch=torch)
+        device_memory.enable_torch()
+        self.assertEqual(device_memory.torch_memory_stats(other).keys(), device_memory.torch_memory_stats(0).keys())
+        self.assertEqual(torch._C._cuda_memoryStats(other)["reserved_bytes"]["all"]["peak"], 0)
+        torch._C._cuda_resetPeakMemoryStats(other)
+        torch._C._cuda_resetAccumulatedMemoryStats(other)
+        self.assertEqual(torch._C._cuda_getMemoryFraction(other), 1.0)
+        self.assertIsInstance(torch._C._cuda_memorySnapshot(None)["segments"], list)
+        self.assertTrue(_library.is_open(0))
+        self.assertFalse(_library.is_open(other))
+
     def test_a_pool_has_users(self):
         torch = fake_torch()
         self.with_modules(torch=torch)

@@ -155,6 +155,13 @@ const char *devmem_status_name(int32_t status);
 devmem_status devmem_device_count(int32_t kind,
                                   uint32_t *count);
 
+// Whether the device's pool is there already: 1 or 0. The first call that needs it makes it, one that asks for figures too,
+// and on a CUDA device a context with it, which takes some of the device's memory. This call makes nothing.
+//
+// # Safety
+// `open` is valid for a write.
+devmem_status devmem_is_open(int32_t kind, int32_t ordinal, int32_t *open);
+
 // Allocates `size` bytes for the device's default stream, aligned to 512 bytes. Zero bytes get an address of their own.
 //
 // # Safety

@@ -60,6 +60,8 @@ pub(crate) enum Failure {
     #[cfg(feature = "cuda")]
     #[error("{fraction} is no fraction of a device's memory")]
     Fraction { fraction: f64 },
+    #[error("there is no {device}")]
+    NoDevice { device: Device },
     #[error("{what} is a null pointer")]
     Null { what: &'static str },
     #[error("{what} of {device} can't be changed: its allocator was installed by the program")]
@@ -89,7 +91,7 @@ impl Failure {
             Self::Release(_) | Self::Panic { .. } => Status::Internal,
             Self::WrongDevice { .. } => Status::WrongDevice,
             Self::WrongSize { .. } => Status::WrongSize,
-            Self::Foreign { .. } => Status::Unavailable,
+            Self::NoDevice { .. } | Self::Foreign { .. } => Status::Unavailable,
             Self::Buffer { error } => match &**error {
                 BufferError::Alloc(error) => Self::Alloc(error.clone()).status(),
                 _ => Status::DeviceFailure,

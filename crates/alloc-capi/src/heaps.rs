@@ -213,6 +213,17 @@ pub(crate) fn heap(device: Device) -> Result<&'static Heap, Failure> {
     }
 }
 
+/// Whether the device, which is there, has a heap already or would get one over an allocator that is there.
+pub(crate) fn is_open(device: Device) -> Result<bool, Failure> {
+    if by_device(device).is_some() || registry::get(device).is_some() {
+        return Ok(true);
+    }
+    if device.kind() != DeviceKind::CPU && device.ordinal() >= alloc_cuda::device_count()? {
+        return Err(Failure::NoDevice { device });
+    }
+    Ok(false)
+}
+
 #[cold]
 fn make(device: Device) -> Result<&'static Heap, Failure> {
     static MAKING: Mutex<()> = Mutex::new(());

@@ -107,6 +107,20 @@ pub unsafe extern "C" fn devmem_device_count(kind: i32, count: *mut u32) -> Stat
     })
 }
 
+/// Whether the device's pool is there already: 1 or 0. The first call that needs it makes it, one that asks for figures too,
+/// and on a CUDA device a context with it, which takes some of the device's memory. This call makes nothing.
+///
+/// # Safety
+/// `open` is valid for a write.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn devmem_is_open(kind: i32, ordinal: i32, open: *mut i32) -> Status {
+    status(|| {
+        let is_open = heaps::is_open(heaps::device(kind, ordinal)?)?;
+        // SAFETY: the caller's promise.
+        unsafe { write("open", open, is_open.into()) }
+    })
+}
+
 /// Allocates `size` bytes for the device's default stream, aligned to 512 bytes. Zero bytes get an address of their own.
 ///
 /// # Safety

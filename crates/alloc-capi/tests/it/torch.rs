@@ -539,6 +539,21 @@ fn devices_of_one_process_reach_each_other() {
 }
 
 #[test]
+fn who_asks_whether_a_device_is_open_does_not_open_it() {
+    let Some(fake) = start() else { return };
+    fake.show_devices(4);
+    let contexts = fake.calls("cuDevicePrimaryCtxRetain");
+    let mut open = 7;
+    // SAFETY: the number is a local.
+    let mut ask = |ordinal| unsafe { (devmem_is_open(CUDA, ordinal, &mut open), open) };
+    assert_eq!((ask(0), ask(2)), ((Status::Ok, 1), (Status::Ok, 0)));
+    assert_eq!((ask(5).0, ask(99).0), (Status::Unavailable, Status::InvalidArgument));
+    assert_eq!(fake.calls("cuDevicePrimaryCtxRetain"), contexts);
+    // SAFETY: a null pointer is refused.
+    assert_eq!(unsafe { devmem_is_open(CUDA, 0, null_mut()) }, Status::InvalidArgument);
+}
+
+#[test]
 fn devices_that_are_not_there_are_unavailable() {
     let Some(_fake) = start() else { return };
     let mut pointer = null_mut();
