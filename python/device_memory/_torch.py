@@ -124,57 +124,66 @@ class _AfterImport(importlib.abc.MetaPathFinder):
         return spec
 
 
-#: What had been counted when the accumulated figures were reset, by device.
-_baselines: Dict[int, Dict[str, int]] = {}
+def _none() -> Dict[str, Any]:
+    """The figures of a device that nobody has used."""
+    pool = {"reserved": {"total": 0}, "in_use": {"total": 0}, "calls": {"create": 0, "release": 0}}
+    return collections.defaultdict(int, pool=pool)
+
+
+#: The figures when the accumulated ones were reset, by device.
+_baselines: Dict[int, Dict[str, Any]] = collections.defaultdict(_none)
 
 
 def _figures(device: int) -> Dict[str, Any]:
-    """The device's figures. One that nobody has used has none: to ask our pool would make it, and a context with it, and
-    programs that use one device of many ask for the figures of all.
+    """The device's figures. To ask our pool where there is none yet would make it, and a context with it, and programs
+    that use one device of many ask for the figures of all.
     """
-    if _library.is_open(device):
-        return _library.statistics(device)
-    pool = {"reserved": {"total": 0}, "in_use": {"total": 0}, "calls": {"create": 0, "release": 0}}
-    return collections.defaultdict(int, pool=pool)
+    return _library.statistics(device) if _library.is_open(device) else _none()
 
 
 def torch_memory_stats(device: int = 0) -> Dict[str, Any]:
     """Our figures under the names that ``torch.cuda.memory_stats_as_nested_dict`` has for its own.
 
     Our pool does not tell small from large blocks in its figures: those of ``small_pool`` and ``large_pool`` are zero.
-    What is not counted is zero as well: the peaks and totals of numbers of blocks.
+    What is not counted is zero as well: the peaks of numbers of blocks, and what became of segments.
     """
-    figures = _figures(device)
-    base = _baselines.get(device, {})
+    figures, base = _figures(device), _baselines[device]
 
-    def since(name: str) -> int:
-        return figures[name] - base.get(name, 0)
+    def since(*path: str) -> int:
+        now, then = figures, base
+        for name in path:
+            now, then = now[name], then[name]
+        return now - then
 
-    def stat(current: int = 0, peak: int = 0, allocated: int = 0) -> Dict[str, Dict[str, int]]:
+    def whole(current: int = 0, peak: int = 0, allocated: int = 0, grown: int = 0) -> Dict[str, Dict[str, int]]:
         none = {"current": 0, "peak": 0, "allocated": 0, "freed": 0}
-        freed = max(allocated - current, 0)
-        whole = {"current": current, "peak": max(peak, current), "allocated": allocated, "freed": freed}
-        return {"all": whole, "small_pool": dict(none), "large_pool": dict(none)}
+        freed = max(allocated - grown, 0)
+        both = {"current": current, "peak": max(peak, current), "allocated": allocated, "freed": freed}
+        return {"all": both, "small_pool": dict(none), "large_pool": dict(none)}
 
-    live = stat(figures["allocated"], figures["allocated_peak"], since("allocated_total"))
-    reserved, in_use = figures["pool"]["reserved"], figures["pool"]["in_use"]
+    def stat(current: str, peak: int, *total: str) -> Dict[str, Dict[str, int]]:
+        # Of what came since the reset, all was freed but what there is more now.
+        return whole(figures[current], peak, since(*total), since(current))
+
+    live = stat("allocated", figures["allocated_peak"], "allocated_total")
+    blocks = stat("block_count", 0, "allocation_count")
     return {
-        "allocation": stat(figures["block_count"], 0, since("allocation_count")),
+        "allocation": blocks,
         "allocated_bytes": live,
         "requested_bytes": live,
-        "active": stat(figures["block_count"], 0, since("allocation_count")),
-        "active_bytes": stat(figures["in_use"], figures["in_use_peak"], in_use["total"]),
-        "reserved_bytes": stat(figures["reserved"], figures["reserved_peak"], reserved["total"]),
-        "segment": stat(),
-        "inactive_split": stat(),
-        "inactive_split_bytes": stat(max(figures["reserved"] - figures["in_use"], 0)),
-        "oversize_allocations": stat()["all"],
-        "oversize_segments": stat()["all"],
+        "active": blocks,
+        "active_bytes": stat("in_use", figures["in_use_peak"], "pool", "in_use", "total"),
+        "reserved_bytes": stat("reserved", figures["reserved_peak"], "pool", "reserved", "total"),
+        "segment": whole(),
+        "inactive_split": whole(),
+        "inactive_split_bytes": whole(max(figures["reserved"] - figures["in_use"], 0)),
+        "oversize_allocations": whole()["all"],
+        "oversize_segments": whole()["all"],
         "num_alloc_retries": 0,
         "num_ooms": since("failure_count"),
         "num_sync_all_streams": 0,
-        "num_device_alloc": figures["pool"]["calls"]["create"],
-        "num_device_free": figures["pool"]["calls"]["release"],
+        "num_device_alloc": since("pool", "calls", "create"),
+        "num_device_free": since("pool", "calls", "release"),
         "max_split_size": -1,
     }
 
@@ -213,7 +222,7 @@ def _answer_for(module: Any) -> None:
             _library.reset_peaks(device)
 
     def reset_accumulated(device: int) -> None:
-        _baselines[device] = {name: value for name, value in _figures(device).items() if type(value) is int}
+        _baselines[device] = _figures(device)
 
     def get_fraction(device: int) -> float:
         if not _library.is_open(device):

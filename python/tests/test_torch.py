@@ -144,6 +144,24 @@ class Device(Isolated):
         self.assertEqual([part["address"] for part in segments], [pointer])
         device_memory.free(pointer)
 
+    def test_what_is_accumulated_is_counted_from_the_reset(self):
+        torch = fake_torch()
+        torch._C._cuda_resetAccumulatedMemoryStats = None
+        self.with_modules(torch=torch)
+        self.addCleanup(_torch._baselines.clear)
+        device_memory.enable_torch()
+        kept = device_memory.allocate(3 << 20)
+        torch._C._cuda_resetAccumulatedMemoryStats(0)
+        reset = device_memory.torch_memory_stats(0)
+        for name in ("allocation", "allocated_bytes", "active", "active_bytes", "reserved_bytes"):
+            self.assertEqual((reset[name]["all"]["allocated"], reset[name]["all"]["freed"]), (0, 0), name)
+        self.assertEqual((reset["num_device_alloc"], reset["num_device_free"]), (0, 0))
+        self.assertEqual(reset["allocated_bytes"]["all"]["current"], 3 << 20)
+        device_memory.free(device_memory.allocate(5 << 20))
+        device_memory.free(kept)
+        after = device_memory.torch_memory_stats(0)["allocated_bytes"]["all"]
+        self.assertEqual((after["current"], after["allocated"], after["freed"]), (0, 5 << 20, 8 << 20))
+
     @unittest.skipUnless(device_memory.device_count() > 1, "there is one device")
     def test_reports_open_no_device(self):
         device_memory.free(device_memory.allocate(100))
