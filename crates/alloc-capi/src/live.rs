@@ -1,6 +1,6 @@
 //! What callers hold of a heap, counted exactly.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 /// Bytes are the low bits of the word that says what lives, blocks the others: a call then changes one word. 256 TiB.
 const BLOCK_SHIFT: u32 = 48;
@@ -19,6 +19,9 @@ pub(crate) struct Live {
     laps: AtomicU64,
     /// Number of requests that failed for want of memory.
     failures: AtomicU64,
+    /// What the heap's own figures lack to be what callers asked for, in bytes and requests: requests to private pools, less the
+    /// segments that these took from the heap. Either may be below zero.
+    lacking: [AtomicI64; 2],
 }
 
 impl Live {
@@ -40,6 +43,23 @@ impl Live {
         if before >> BLOCK_SHIFT == 0 {
             self.laps.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+
+    /// Counts a request that the heap did not see.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn asked_elsewhere(&self, bytes: u64) {
+        [bytes as i64, 1].iter().zip(&self.lacking).for_each(|(more, sum)| _ = sum.fetch_add(*more, Ordering::Relaxed));
+    }
+
+    /// Counts a request to the heap that is no caller's.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn asked_by_a_pool(&self, bytes: u64) {
+        [bytes as i64, 1].iter().zip(&self.lacking).for_each(|(less, sum)| _ = sum.fetch_sub(*less, Ordering::Relaxed));
+    }
+
+    /// Bytes and requests that the heap's own figures lack.
+    pub(crate) fn lacking(&self) -> [i64; 2] {
+        [0, 1].map(|place: usize| self.lacking[place].load(Ordering::Relaxed))
     }
 
     pub(crate) fn fail(&self) {

@@ -57,6 +57,7 @@ pub(crate) fn allocate_from(
     stream: Stream,
 ) -> Result<u64, Failure> {
     let block = take(heap, allocator, layout(size, ALIGN)?, stream)?;
+    heap.live.asked_elsewhere(block.size());
     note(heap, allocator, owner, block, stream)
 }
 

@@ -63,13 +63,15 @@ pub struct Statistics {
 
 impl Statistics {
     pub(crate) fn of(heap: &Heap) -> Self {
+        // First, as they lack what is in the figures by then.
+        let [bytes, requests] = heap.live.lacking();
         let figures = heap.allocator().statistics();
         let memory = heap.memory();
         Self {
             allocated: heap.live.current(),
             allocated_peak: heap.live.peak(),
-            allocated_total: figures.requested.total,
-            allocation_count: figures.requested.count,
+            allocated_total: figures.requested.total.saturating_add_signed(bytes),
+            allocation_count: figures.requested.count.saturating_add_signed(requests),
             in_use: figures.in_use.current,
             in_use_peak: figures.in_use.peak,
             reserved: figures.reserved.current,

@@ -6,11 +6,14 @@ pub(crate) mod throw;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use alloc_core::{AllocatorHandle, Device, DeviceAllocator, Stream, StreamSet};
+use alloc_core::{
+    AllocError, AllocatorHandle, Block, Device, DeviceAllocator, Layout, ReleaseError, Statistics, Stream, StreamSet,
+    Transfer,
+};
 use alloc_cuda::PrivatePool;
 
 use crate::failure::Failure;
-use crate::heaps::{self, POOLS};
+use crate::heaps::{self, Heap, POOLS};
 use crate::index::{Entry, Owner};
 use crate::memory;
 use filter::Filter;
@@ -31,6 +34,44 @@ impl Private {
     fn has_free_memory(&self) -> bool {
         let figures = self.pool.statistics();
         figures.reserved.current > figures.in_use.current
+    }
+}
+
+/// A heap as private pools have it: what they take from it no caller has asked for.
+#[derive(Debug)]
+struct Source(&'static Heap);
+
+// SAFETY: all is answered by the heap's allocator.
+unsafe impl DeviceAllocator for Source {
+    fn device(&self) -> Device {
+        self.0.device
+    }
+
+    fn allocate(&self, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
+        let block = self.0.allocator().allocate(layout, stream)?;
+        self.0.live.asked_by_a_pool(block.size());
+        Ok(block)
+    }
+
+    unsafe fn release(&self, block: Block, stream: Stream, uses: &StreamSet) -> Result<(), ReleaseError> {
+        // SAFETY: the caller's promise is the one asked for.
+        unsafe { self.0.allocator().release(block, stream, uses) }
+    }
+
+    fn statistics(&self) -> Statistics {
+        self.0.allocator().statistics()
+    }
+
+    fn trim(&self, keep: u64) -> u64 {
+        self.0.allocator().trim(keep)
+    }
+
+    fn transfer(&self) -> &dyn Transfer {
+        self.0.allocator().transfer()
+    }
+
+    fn retire_stream(&self, stream: Stream) {
+        self.0.allocator().retire_stream(stream);
     }
 }
 
@@ -90,7 +131,7 @@ impl State {
             slot.holders += 1;
             return Ok(());
         }
-        let source = AllocatorHandle::Global(heaps::heap(Device::cuda(ordinal))?.allocator());
+        let source: AllocatorHandle = Arc::new(Source(heaps::heap(Device::cuda(ordinal))?)).into();
         let pool = Arc::new(PrivatePool::new(ordinal, source)?);
         let private = Arc::new(Private { id, ordinal, pool, living: AtomicU64::new(0) });
         let slot = Some(Slot { private, holders: 1 });

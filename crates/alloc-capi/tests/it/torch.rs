@@ -321,6 +321,33 @@ fn what_callers_hold_is_counted_however_it_comes_back() {
     assert_eq!(counts(), (bytes, blocks, failures + 1));
 }
 
+#[test]
+fn what_callers_ask_for_is_counted_from_private_pools_too() {
+    let Some(_fake) = start() else { return };
+    let totals = || {
+        let mut figures = device_memory::Statistics::default();
+        // SAFETY: the figures are a local of that size.
+        let told = unsafe { devmem_statistics(CUDA, 0, &mut figures, size_of_val(&figures)) };
+        assert_eq!(told, Status::Ok);
+        (figures.allocated_total, figures.allocation_count)
+    };
+    let (bytes, requests) = totals();
+    let take_and_give = || {
+        let blocks = [(); 10].map(|()| take(MIB, Stream::DEFAULT));
+        blocks.into_iter().for_each(|block| give(block, MIB, Stream::DEFAULT));
+    };
+    take_and_give();
+    assert_eq!(totals(), (bytes + (10 << 20), requests + 10));
+    begin();
+    take_and_give();
+    take_and_give();
+    assert_eq!(totals(), (bytes + (30 << 20), requests + 30), "not what the pool took for them");
+    end();
+    devmem_torch_release_pool(0, POOL);
+    assert_eq!(totals(), (bytes + (30 << 20), requests + 30));
+    assert_eq!(pool().statistics().in_use.current, 0);
+}
+
 /// Routes this thread's allocations to the pool.
 pub(crate) fn begin() {
     // SAFETY: without a filter the thread decides.
