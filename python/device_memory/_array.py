@@ -34,8 +34,8 @@ def _delete(pointer: int, deleter: int) -> None:
 class Array:
     """An array that one consumer may take: ``numpy.from_dlpack(array)``, ``torch.from_dlpack(array)``, and so on."""
 
-    def __init__(self, pointer: int, versioned: bool, device: Tuple[int, int]) -> None:
-        self._pointer, self._versioned, self._device = pointer, versioned, device
+    def __init__(self, pointer: int, versioned: bool, device: Tuple[int, int], stream: int = 0) -> None:
+        self._pointer, self._versioned, self._device, self._stream = pointer, versioned, device, stream
 
     def __dlpack_device__(self) -> Tuple[int, int]:
         """DLPack's numbers for the device."""
@@ -49,9 +49,15 @@ class Array:
         dl_device: Optional[Tuple[int, int]] = None,
         copy: Optional[bool] = None,
     ) -> Any:
-        """The array in a capsule. ``stream`` was named when the array was made, and is to be that one."""
+        """The array in a capsule. ``stream`` is the one that was named when the array was made, if it is named at all:
+        its work is what the zeros come before, and what the memory waits for when the array goes.
+        """
         if dl_device not in (None, self._device) or copy:
             raise BufferError("arrays of device_memory are not copied")
+        # DLPack's numbers for no stream at all, and for the default one, which it has two of.
+        if self._device[0] == _library.KINDS["cuda"] and stream not in (None, -1):
+            if (0 if stream == 1 else stream) != self._stream:
+                raise BufferError(f"this array was made for stream {self._stream}, not {stream}: make it with stream={stream}")
         if self._versioned and (max_version is None or max_version[0] < 1):
             raise BufferError("this consumer knows no versions of DLPack: make the array with versioned=False")
         if not self._pointer:
@@ -98,4 +104,4 @@ def zeros(
             ctypes.byref(tensor),
         )
     )
-    return Array(tensor.value or 0, versioned, (number, device))
+    return Array(tensor.value or 0, versioned, (number, device), 0 if stream == 1 else stream)
