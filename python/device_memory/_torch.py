@@ -105,19 +105,25 @@ class _AfterImport(importlib.abc.MetaPathFinder):
     """Calls a function on a module once that is imported."""
 
     def __init__(self, name: str, then: Any) -> None:
-        self.name, self.then = name, then
+        self.name, self.then, self._searching = name, then, False
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
-        if fullname != self.name:
+        if fullname != self.name or self._searching:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        self._searching = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._searching = False
         if spec is None or spec.loader is None:
             return spec
         execute = spec.loader.exec_module
 
         def exec_module(module: Any) -> None:
             execute(module)
+            # Not before: some only look whether there is such a module.
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
             self.then(module)
 
         spec.loader.exec_module = exec_module

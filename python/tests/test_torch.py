@@ -1,6 +1,7 @@
 """What the package asks of PyTorch and CuPy, with stand-ins for both."""
 
 import ctypes
+import importlib.util
 import sys
 import types
 import unittest
@@ -120,8 +121,10 @@ class Torch(Isolated):
         self.addCleanup(sys.modules.pop, "this", None)
         sys.meta_path.insert(0, _torch._AfterImport("this", lambda module: setattr(module, "changed", True)))
         with mock.patch("builtins.print"):
+            self.assertIsNotNone(importlib.util.find_spec("this"), "who only looks imports nothing")
             import this
         self.assertTrue(this.changed)
+        self.assertFalse(any(isinstance(finder, _torch._AfterImport) for finder in sys.meta_path))
 
     def test_trees_that_are_loaded_are_turned_off(self):
         config = types.ModuleType("torch._inductor.config")
