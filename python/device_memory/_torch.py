@@ -195,11 +195,17 @@ def torch_memory_stats(device: int = 0) -> Dict[str, Any]:
 
 
 def _torch_snapshot(pool: Any = None) -> Dict[str, Any]:
-    """The living blocks in the form of PyTorch's own snapshot: each is a segment of its own."""
+    """The living blocks, or those of one private pool, in the form of PyTorch's own snapshot: each is a segment of its
+    own.
+    """
+    wanted = tuple(pool or (0, 0))
     segments = []
     for device in filter(_library.is_open, range(_library.device_count())):
         for block in _library.snapshot(device)["blocks"]:
             address, size, stream = block["address"], block["size"], block["stream"]
+            pool_id = tuple(block["pool"])
+            if wanted not in ((0, 0), pool_id):
+                continue
             held = {"address": address, "size": size, "requested_size": size, "state": "active_allocated", "frames": []}
             segments.append(
                 {
@@ -211,7 +217,7 @@ def _torch_snapshot(pool: Any = None) -> Dict[str, Any]:
                     "active_size": size,
                     "requested_size": size,
                     "segment_type": "large",
-                    "segment_pool_id": (0, 0),
+                    "segment_pool_id": pool_id,
                     "is_expandable": False,
                     "frames": [],
                     "blocks": [held],

@@ -147,6 +147,26 @@ class Device(Isolated):
         self.assertEqual([part["address"] for part in segments], [pointer])
         device_memory.free(pointer)
 
+    def test_a_snapshot_of_a_pool_has_its_blocks(self):
+        library, pool = _library.library(), _torch._PoolId(0, 77)
+        library.devmem_torch_alloc.restype = ctypes.c_void_p
+        outside = device_memory.allocate(1 << 20)
+        library.devmem_torch_begin_allocate_to_pool(0, pool, None)
+        inside = library.devmem_torch_alloc(ctypes.c_ssize_t(1 << 20), 0, None)
+        library.devmem_torch_end_allocate_to_pool(0, pool)
+
+        def found(name):
+            segments = _torch._torch_snapshot(name)["segments"]
+            return {part["address"]: part["segment_pool_id"] for part in segments}
+
+        self.assertEqual(found((0, 77)), {inside: (0, 77)})
+        self.assertEqual(found((0, 78)), {})
+        for everything in (None, (0, 0)):
+            self.assertEqual(found(everything), {inside: (0, 77), outside: (0, 0)})
+        device_memory.free(inside)
+        device_memory.free(outside)
+        library.devmem_torch_release_pool(0, pool)
+
     def test_what_is_accumulated_is_counted_from_the_reset(self):
         torch = fake_torch()
         torch._C._cuda_resetAccumulatedMemoryStats = None

@@ -4,7 +4,7 @@ use alloc_core::Gauge;
 use serde_json::{Value, json};
 
 use crate::heaps::{self, Heap};
-use crate::index::INDEX;
+use crate::index::{INDEX, Owner};
 use crate::memory::device_of;
 
 /// The figures of a device's pool, in bytes except where a name says otherwise. New fields are added at the end.
@@ -145,6 +145,16 @@ pub(crate) fn statistics_json(heap: &Heap) -> String {
     .to_string()
 }
 
+/// PyTorch's name of the private pool that an owner is; zeros for a heap.
+fn pool_of(owner: Owner) -> [u64; 2] {
+    #[cfg(feature = "cuda")]
+    if let Some((first, second)) = crate::torch::id_of(owner) {
+        return [first, second];
+    }
+    let _ = owner;
+    [0; 2]
+}
+
 /// The living blocks of a device in the order of addresses, and its figures, as JSON.
 pub(crate) fn snapshot_json(heap: &Heap) -> String {
     let mut blocks = Vec::new();
@@ -155,6 +165,7 @@ pub(crate) fn snapshot_json(heap: &Heap) -> String {
                 "size": entry.block.size(),
                 "stream": entry.stream.handle(),
                 "private_pool": entry.owner >= heaps::POOLS,
+                "pool": pool_of(entry.owner),
                 "shared": entry.shared,
             }));
         }

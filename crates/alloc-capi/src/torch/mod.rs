@@ -304,6 +304,11 @@ pub(crate) fn device_of(owner: Owner) -> Option<Device> {
     lock().by_owner(owner).map(|slot| Device::cuda(slot.private.ordinal))
 }
 
+/// PyTorch's name of a private pool.
+pub(crate) fn id_of(owner: Owner) -> Option<PoolId> {
+    lock().by_owner(owner).map(|slot| slot.private.id)
+}
+
 /// Limits the device's pool to a fraction of the device's memory.
 pub(crate) fn set_fraction(ordinal: u16, fraction: f64) -> Result<(), Failure> {
     if !(0.0..=1.0).contains(&fraction) {

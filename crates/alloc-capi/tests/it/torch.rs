@@ -435,6 +435,8 @@ fn other_threads_and_streams_are_not_routed() {
         blocks.iter().find(|block| block["address"] == address).map(|block| block["private_pool"] == true)
     };
     assert_eq!((is_private(ours), is_private(other), is_private(captured)), (Some(true), Some(false), None));
+    let of_ours = snapshot["blocks"].as_array().unwrap().iter().find(|block| block["address"] == ours).unwrap();
+    assert_eq!(of_ours["pool"], serde_json::json!([POOL.first, POOL.second]));
     for address in [ours, other] {
         give(std::ptr::with_exposed_provenance_mut(address), MIB, stream.stream());
     }
