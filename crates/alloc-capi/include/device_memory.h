@@ -3,6 +3,9 @@
 // A device is named by its kind (1 for the host, 2 for CUDA, 3 for page-locked host memory) and its number among its
 // kind, a stream by its handle, 0 for the default stream. All functions may be called from any thread. Those that can
 // fail return a status; `devmem_last_error` has the text.
+//
+// A child that is forked without `exec` calls none of them: host memory is one for it and its parent, which each would hand
+// out without the other, locks may be held by threads that it has not, and CUDA does not work in it.
 
 
 #ifndef DEVICE_MEMORY_H

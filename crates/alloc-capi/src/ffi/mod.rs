@@ -2,7 +2,8 @@
 //!
 //! A device is named by two numbers: its kind (1 for the host, 2 for CUDA, 3 for page-locked host memory) and its number
 //! among its kind. Streams are named by their handles, 0 for the default stream, and are living streams of the
-//! device. All functions may be called from any thread.
+//! device. All functions may be called from any thread, but not in a child that was forked without `exec`: host memory
+//! is one for it and its parent, which each would hand out without the other.
 
 pub mod dlpack;
 #[cfg(feature = "cuda")]
