@@ -439,6 +439,26 @@ def torch_and_cupy_share_arrays():
     expect(z.sum().item() == 1000.0, "and the other way")
 
 
+@check
+def arrays_of_ours_are_taken_on_any_stream():
+    device_memory.enable_torch()
+    side = torch.cuda.Stream()
+    for made_for in (0, side.cuda_stream):
+        for stream in (torch.cuda.default_stream(), side):
+            with torch.cuda.stream(stream):
+                x = torch.from_dlpack(device_memory.zeros((1 << 20,), stream=made_for))
+                pointer = x.data_ptr()
+                expect(x.sum().item() == 0.0, "zeros")
+                torch.cuda._sleep(20_000_000)
+                x += 1
+                kept = x.sum()
+                del x
+            # What it had goes to its own stream first, which must not write before the sum was taken.
+            with torch.cuda.stream(side if made_for else torch.cuda.default_stream()):
+                again = torch.full((1 << 20,), 7.0, device="cuda")
+            expect(kept.item() == float(1 << 20), f"the sum, with {again.data_ptr() == pointer=}")
+
+
 def run_check(module, name, on):
     global allocator
     allocator = on

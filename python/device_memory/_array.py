@@ -34,8 +34,8 @@ def _delete(pointer: int, deleter: int) -> None:
 class Array:
     """An array that one consumer may take: ``numpy.from_dlpack(array)``, ``torch.from_dlpack(array)``, and so on."""
 
-    def __init__(self, pointer: int, versioned: bool, device: Tuple[int, int], stream: int = 0) -> None:
-        self._pointer, self._versioned, self._device, self._stream = pointer, versioned, device, stream
+    def __init__(self, pointer: int, versioned: bool, device: Tuple[int, int]) -> None:
+        self._pointer, self._versioned, self._device = pointer, versioned, device
 
     def __dlpack_device__(self) -> Tuple[int, int]:
         """DLPack's numbers for the device."""
@@ -49,19 +49,20 @@ class Array:
         dl_device: Optional[Tuple[int, int]] = None,
         copy: Optional[bool] = None,
     ) -> Any:
-        """The array in a capsule. ``stream`` is the one that was named when the array was made, if it is named at all:
-        its work is what the zeros come before, and what the memory waits for when the array goes.
+        """The array in a capsule, for work on ``stream``, or on the stream that was named when the array was made if none is
+        named here: that work comes after the zeros, and the memory waits for it when the array goes.
         """
         if dl_device not in (None, self._device) or copy:
             raise BufferError("arrays of device_memory are not copied")
-        # DLPack's numbers for no stream at all, and for the default one, which it has two of.
-        if self._device[0] == _library.KINDS["cuda"] and stream not in (None, -1):
-            if (0 if stream == 1 else stream) != self._stream:
-                raise BufferError(f"this array was made for stream {self._stream}, not {stream}: make it with stream={stream}")
         if self._versioned and (max_version is None or max_version[0] < 1):
             raise BufferError("this consumer knows no versions of DLPack: make the array with versioned=False")
         if not self._pointer:
             raise BufferError("somebody else has taken this array")
+        # -1 is DLPack's number for a consumer that wants no order.
+        if self._device[0] == _library.KINDS["cuda"] and stream not in (None, -1):
+            hand_to, handle = _library.library().devmem_dlpack_hand_to, _library.number("stream", stream)
+            hand_to.restype = ctypes.c_int32
+            _library.check(hand_to(ctypes.c_void_p(self._pointer), ctypes.c_int32(self._versioned), ctypes.c_uint64(handle)))
         pointer, self._pointer = self._pointer, 0
         name = b"dltensor_versioned" if self._versioned else b"dltensor"
         # Of C: Python destroys capsules where no function of its own can run.
@@ -104,4 +105,4 @@ def zeros(
             ctypes.byref(tensor),
         )
     )
-    return Array(tensor.value or 0, versioned, (number, device), 0 if stream == 1 else stream)
+    return Array(tensor.value or 0, versioned, (number, device))

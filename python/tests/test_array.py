@@ -74,13 +74,17 @@ sys.kept = device_memory.zeros(1000, kind="cpu").__dlpack__(max_version=(1, 0))
             array.__dlpack__(max_version=(1, 0))
 
     @unittest.skipUnless(device_memory.device_count() > 0, "there is no device, not even a fake one")
-    def test_an_array_is_for_the_stream_that_it_was_made_for(self):
-        for made_for, names, other in ((0, (None, -1, 0, 1), 2), (1, (0, 1), 2), (2, (None, -1, 2), 1)):
-            for name in names:
-                array = device_memory.zeros(8, stream=made_for)
-                with self.assertRaisesRegex(BufferError, f"not {other}"):
-                    array.__dlpack__(stream=other, max_version=(1, 0))
-                array.__dlpack__(stream=name, max_version=(1, 0))
+    def test_an_array_is_handed_to_the_stream_that_the_consumer_names(self):
+        for made_for, name, recorded in ((0, None, False), (0, -1, False), (0, 1, True), (2, 2, False), (2, 1, True)):
+            for versioned in (False, True):
+                array = device_memory.zeros(8, stream=made_for, versioned=versioned)
+                capsule = array.__dlpack__(stream=name, max_version=(1, 0))
+                blocks = device_memory.snapshot()["blocks"]
+                self.assertEqual([block["shared"] for block in blocks], [recorded], (made_for, name))
+                del capsule
+                self.assertEqual(device_memory.snapshot()["blocks"], [])
+        with self.assertRaises(MisuseError):
+            device_memory.zeros(8).__dlpack__(stream=-2, max_version=(1, 0))
 
     def test_nonsense_is_refused(self):
         for arguments in ({"shape": -1}, {"shape": (1 << 40, 1 << 40)}, {"shape": 1, "dtype": "decimal"}):

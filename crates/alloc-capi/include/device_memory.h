@@ -298,6 +298,15 @@ devmem_status devmem_dlpack_zeros(int32_t kind,
                                   int32_t versioned,
                                   void **tensor);
 
+// Hands a tensor of `devmem_dlpack_zeros` to work on another stream of its device: that work comes after the zeros, and all
+// else that the tensor's own stream was given so far, and the memory is not used again before it is done.
+//
+// # Safety
+// `tensor` is such a tensor and lives, `versioned` is what it was made with; `stream` is a living stream of its device.
+devmem_status devmem_dlpack_hand_to(const void *tensor,
+                                    int32_t versioned,
+                                    uint64_t stream);
+
 // The destructor of a capsule of Python with a tensor of `devmem_dlpack_zeros`: lets the tensor go, unless a consumer has
 // taken it and renamed the capsule. Python destroys capsules while an exception is on its way, and when the interpreter
 // has all but ended, where no function that is written in Python can run.

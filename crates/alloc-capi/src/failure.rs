@@ -6,7 +6,9 @@ use std::ffi::{CStr, CString};
 use buffer::BufferError;
 use buffer_dlpack::{DlpackError, Refused};
 
-use alloc_core::{AllocError, Device, DeviceKind, OutOfMemory, ProviderError, ProviderErrorKind, ReleaseError};
+use alloc_core::{
+    AllocError, Device, DeviceKind, OutOfMemory, ProviderError, ProviderErrorKind, ReleaseError, TransferError,
+};
 
 use crate::heaps;
 
@@ -45,6 +47,8 @@ pub(crate) enum Failure {
     Provider(#[from] ProviderError),
     #[error(transparent)]
     Release(#[from] ReleaseError),
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
     #[error("{address:#x} is not where a block starts")]
     UnknownPointer { address: u64 },
     #[error("{address:#x} was freed before")]
@@ -79,7 +83,9 @@ impl Failure {
         match self {
             Self::Alloc(error) if error.is_out_of_memory() => Status::OutOfMemory,
             Self::Alloc(AllocError::TooLarge { .. }) => Status::OutOfMemory,
-            Self::Alloc(AllocError::Provider(error)) | Self::Provider(error) => Self::of_provider(error),
+            Self::Alloc(AllocError::Provider(error))
+            | Self::Provider(error)
+            | Self::Transfer(TransferError::Provider(error)) => Self::of_provider(error),
             Self::Alloc(_) | Self::InvalidArgument { .. } | Self::Null { .. } => Status::InvalidArgument,
             #[cfg(feature = "cuda")]
             Self::Fraction { .. } => Status::InvalidArgument,
@@ -91,7 +97,7 @@ impl Failure {
             Self::Release(_) | Self::Panic { .. } => Status::Internal,
             Self::WrongDevice { .. } => Status::WrongDevice,
             Self::WrongSize { .. } => Status::WrongSize,
-            Self::NoDevice { .. } | Self::Foreign { .. } => Status::Unavailable,
+            Self::NoDevice { .. } | Self::Foreign { .. } | Self::Transfer(_) => Status::Unavailable,
             Self::Buffer { error } => match &**error {
                 BufferError::Alloc(error) => Self::Alloc(error.clone()).status(),
                 _ => Status::DeviceFailure,

@@ -259,6 +259,19 @@ pub(crate) fn record(address: u64, handle: u64) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Makes work on `handle` from now on come after all that the block's own stream was given so far, and freeing the block wait for
+/// that work.
+pub(crate) fn hand_to(address: u64, handle: u64) -> Result<(), Failure> {
+    let entry = find(address)?;
+    let unknown = Failure::UnknownPointer { address };
+    let heap = device_of(entry.owner).and_then(heaps::by_device).ok_or(unknown)?;
+    let to = stream(heap.device, handle);
+    if to != entry.stream {
+        heap.transfer().order_after(to, entry.stream)?;
+    }
+    record(address, handle)
+}
+
 /// What starts at an address.
 pub(crate) fn find(address: u64) -> Result<Entry, Failure> {
     INDEX.find(address).map_err(|why| absent(address, why))

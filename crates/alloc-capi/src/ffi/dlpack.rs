@@ -57,6 +57,30 @@ pub unsafe extern "C" fn devmem_dlpack_zeros(
     })
 }
 
+/// Hands a tensor of `devmem_dlpack_zeros` to work on another stream of its device: that work comes after the zeros, and all
+/// else that the tensor's own stream was given so far, and the memory is not used again before it is done.
+///
+/// # Safety
+/// `tensor` is such a tensor and lives, `versioned` is what it was made with; `stream` is a living stream of its device.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn devmem_dlpack_hand_to(tensor: *const c_void, versioned: i32, stream: u64) -> Status {
+    status(|| {
+        if tensor.is_null() {
+            return Err(Failure::Null { what: "tensor" });
+        }
+        // SAFETY: the caller's promise.
+        let data = unsafe {
+            if versioned == 0 {
+                (*tensor.cast::<DLManagedTensor>()).dl_tensor.data
+            } else {
+                (*tensor.cast::<DLManagedTensorVersioned>()).dl_tensor.data
+            }
+        };
+        // One without elements has no memory.
+        if data.is_null() { Ok(()) } else { memory::hand_to(data.expose_provenance() as u64, stream) }
+    })
+}
+
 /// The destructor of a capsule of Python with a tensor of `devmem_dlpack_zeros`: lets the tensor go, unless a consumer has
 /// taken it and renamed the capsule. Python destroys capsules while an exception is on its way, and when the interpreter
 /// has all but ended, where no function that is written in Python can run.

@@ -9,6 +9,8 @@ mod programs;
 #[cfg(all(feature = "cuda", target_os = "linux"))]
 mod sweep;
 #[cfg(all(feature = "cuda", target_os = "linux"))]
+mod tensors;
+#[cfg(all(feature = "cuda", target_os = "linux"))]
 mod torch;
 
 #[cfg(all(feature = "cuda", target_os = "linux"))]
