@@ -456,6 +456,7 @@ def arrays_of_ours_are_taken_on_any_stream():
             # What it had goes to its own stream first, which must not write before the sum was taken.
             with torch.cuda.stream(side if made_for else torch.cuda.default_stream()):
                 again = torch.full((1 << 20,), 7.0, device="cuda")
+            torch.cuda.synchronize()
             expect(kept.item() == float(1 << 20), f"the sum, with {again.data_ptr() == pointer=}")
 
 

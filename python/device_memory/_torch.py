@@ -198,7 +198,8 @@ def _torch_snapshot(pool: Any = None) -> Dict[str, Any]:
     """The living blocks, or those of one private pool, in the form of PyTorch's own snapshot: each is a segment of its
     own.
     """
-    wanted = tuple(pool or (0, 0))
+    # PyTorch 2.11 says as a third number whether it wants traces, of which there are none.
+    wanted = tuple(pool or (0, 0))[:2]
     segments = []
     for device in filter(_library.is_open, range(_library.device_count())):
         for block in _library.snapshot(device)["blocks"]:

@@ -161,7 +161,8 @@ class Device(Isolated):
 
         self.assertEqual(found((0, 77)), {inside: (0, 77)})
         self.assertEqual(found((0, 78)), {})
-        for everything in (None, (0, 0)):
+        self.assertEqual(found((0, 77, True)), {inside: (0, 77)})
+        for everything in (None, (0, 0), (0, 0, False)):
             self.assertEqual(found(everything), {inside: (0, 77), outside: (0, 0)})
         device_memory.free(inside)
         device_memory.free(outside)
