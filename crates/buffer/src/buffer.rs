@@ -236,9 +236,14 @@ impl Buffer {
     /// up.
     ///
     /// # Errors
-    /// The buffer itself, if it owns no block: memory that another owner lets go has no such parts.
+    /// The buffer itself, if it owns no block: memory that another owner lets go has no such parts. Nor has memory that
+    /// is perhaps in use by work of which no stream is known ([`BufferError::Unfinished`]): whoever took up the parts
+    /// would release it as if it were not.
     #[expect(clippy::result_large_err, reason = "the error is the buffer itself")]
     pub fn into_raw_parts(mut self) -> Result<BufferParts, Self> {
+        if self.state_mut().ledger.is_unfinished() {
+            return Err(self);
+        }
         match mem::replace(&mut self.origin, Origin::Gone) {
             Origin::Block(block) => {
                 let (len, align, stream, allocator) = (self.len, self.align, self.stream, self.allocator.clone());
