@@ -12,7 +12,7 @@ use crate::extent::Extent;
 use crate::external::External;
 use crate::ledger::{Intent, Ledger};
 use crate::raw::{OwnedBlock, Span};
-use crate::release::{Releasing, release_block};
+use crate::release::{KeptAllocator, Releasing, release_block};
 use crate::{BorrowedBuffer, BorrowedBufferMut, BufferError};
 
 /// Owns memory of a device and gives it back when dropped, by the path that it came by.
@@ -72,12 +72,13 @@ pub(crate) struct State {
     pub(crate) extent: Extent,
 }
 
-/// The parts of a buffer that owns a block, for a foreign interface. They free nothing by themselves.
+/// The parts of a buffer that owns a block, for a foreign interface. They free nothing by themselves: neither the block
+/// nor, as work may still use it, the allocator.
 #[derive(Debug)]
 #[must_use = "parts that are not made a buffer again leak"]
 pub struct BufferParts {
     /// The allocator that takes the block back.
-    pub allocator: AllocatorHandle,
+    pub allocator: KeptAllocator,
     /// The block. Its size is the buffer's capacity in bytes.
     pub block: Block,
     /// The length in bytes.
@@ -246,7 +247,8 @@ impl Buffer {
         }
         match mem::replace(&mut self.origin, Origin::Gone) {
             Origin::Block(block) => {
-                let (len, align, stream, allocator) = (self.len, self.align, self.stream, self.allocator.clone());
+                let (len, align, stream, allocator) =
+                    (self.len, self.align, self.stream, self.allocator.clone().into());
                 let State { ledger, extent } = self.state_mut();
                 let (uses, initialised) = (ledger.uses(), extent.prefix());
                 Ok(BufferParts { allocator, block: block.into_block(), len, align, stream, uses, initialised })
@@ -448,7 +450,7 @@ impl Drop for Buffer {
         let origin = mem::replace(&mut self.origin, Origin::Gone);
         let stream = self.stream;
         let ledger = &self.state.get_mut().unwrap_or_else(PoisonError::into_inner).ledger;
-        let releasing = Releasing { allocator: &*self.allocator, stream, ledger };
+        let releasing = Releasing { allocator: &self.allocator, stream, ledger };
         match origin {
             Origin::Block(block) => release_block(block, &releasing),
             Origin::External(external) => external.release(&releasing),

@@ -5,7 +5,7 @@ use std::fmt;
 use std::mem::{self, ManuallyDrop};
 use std::sync::{Mutex, PoisonError};
 
-use alloc_core::{Address, AllocatorHandle, Device, DeviceKind, Layout, Stream, StreamSet};
+use alloc_core::{Address, AllocatorHandle, Device, DeviceAllocator, DeviceKind, Layout, Stream, StreamSet};
 use bytemuck::Pod;
 
 use crate::raw;
@@ -102,17 +102,18 @@ impl External {
 
     pub(crate) fn release(mut self, releasing: &Releasing<'_>) {
         let Releasing { allocator, stream, ledger } = releasing;
-        let bytes = self.len;
+        let (allocator, bytes): (&dyn DeviceAllocator, _) = (&***allocator, self.len);
         // Whatever goes wrong before the work is known to be done, the memory must stay.
         let release = ManuallyDrop::new(self.owner.take());
         if ledger.is_unfinished() {
-            return report_leak(*allocator, bytes, &"a copy of it was never seen to finish");
+            return report_leak(allocator, bytes, &"a copy of it was never seen to finish");
         }
-        without_panic(*allocator, bytes, || {
+        // After a panic the owner is let go or leaked, as far as it got: there is nothing more to do.
+        let _ = without_panic(allocator, bytes, || {
             if !matches!(*release, Release::Ordered(_)) {
                 for used in ledger.in_flight(*stream).iter() {
                     if let Err(error) = allocator.transfer().synchronize(used) {
-                        return report_leak(*allocator, bytes, &error);
+                        return report_leak(allocator, bytes, &error);
                     }
                 }
             }

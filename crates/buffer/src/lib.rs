@@ -66,6 +66,7 @@ pub use buffer::{Buffer, BufferParts};
 pub use error::BufferError;
 pub use external::ExternalOwner;
 pub use memory::{Memory, MemoryMut};
+pub use release::KeptAllocator;
 pub use resize::Relocation;
 pub use shared::{SharedBuffer, SharedSlice, WeakBuffer};
 pub use typed::{NotElements, TypedBuffer};

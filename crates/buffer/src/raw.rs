@@ -17,7 +17,7 @@ use alloc_core::{
 use bytemuck::{AnyBitPattern, NoUninit, Pod};
 
 use crate::external::{External, ExternalOwner};
-use crate::{BorrowedBuffer, BorrowedBufferMut, Buffer, BufferError, BufferParts};
+use crate::{BorrowedBuffer, BorrowedBufferMut, Buffer, BufferError, BufferParts, KeptAllocator};
 
 /// A block that is released once: neither `Copy` nor `Clone`, and consumed by its release.
 #[derive(Debug)]
@@ -264,7 +264,7 @@ impl Buffer {
     pub unsafe fn from_raw_parts(parts: BufferParts) -> Self {
         let BufferParts { allocator, block, len, align, stream, uses, initialised } = parts;
         let len = len.min(block.size());
-        Self::from_block(allocator, OwnedBlock(block), len, align, stream, &uses, initialised.min(len))
+        Self::from_block(allocator.into_inner(), OwnedBlock(block), len, align, stream, &uses, initialised.min(len))
     }
 
     /// A buffer over `len` bytes at `address` that somebody else owns, who is kept alive by `owner` and let go once
@@ -314,6 +314,16 @@ impl Buffer {
     pub unsafe fn assume_init(&mut self, len: u64) {
         let len = len.min(self.len());
         self.state_mut().extent.insert(0, len);
+    }
+}
+
+impl KeptAllocator {
+    /// The handle, which is then dropped like any other.
+    ///
+    /// # Safety
+    /// The block that the allocator was kept for has been released, or no work uses it any more.
+    pub unsafe fn into_handle(self) -> AllocatorHandle {
+        self.into_inner()
     }
 }
 

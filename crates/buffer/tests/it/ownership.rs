@@ -6,7 +6,7 @@ use std::sync::Arc;
 use alloc_core::{AllocError, AllocatorHandle, Device, DeviceAllocator, Layout, LayoutError, Stream};
 use buffer::{Buffer, BufferError};
 
-use crate::sim::{Call, Event, Failure, GPU, Machine, SimAllocator, reports};
+use crate::sim::{Call, Event, Failure, GPU, Machine, OTHER, SimAllocator, reports};
 
 const S1: Stream = Stream::from_raw(1);
 const S2: Stream = Stream::from_raw(2);
@@ -202,6 +202,50 @@ fn raw_parts_carry_everything_and_release_nothing() {
     assert_eq!(machine.releases().len(), 1);
     assert!(machine.releases()[0].2.contains(&Stream::from_raw(6)));
     machine.assert_clean();
+}
+
+#[test]
+fn memory_that_nobody_releases_keeps_its_allocator() {
+    let machine = Machine::new();
+    let source = Buffer::zeroed_on(machine.allocator(GPU), 64, S2).unwrap();
+    let in_use = |gpu| {
+        let mut buffer = Buffer::new_on(gpu, 64, S1).unwrap();
+        buffer.copy_from_on(&source, S2).unwrap();
+        buffer
+    };
+    // The allocator knows of no work on the second stream, and if it went its memory would go under the copy.
+    let gpu = machine.allocator(GPU);
+    let weak = Arc::downgrade(&gpu);
+    drop(in_use(gpu).into_raw_parts().unwrap());
+    assert_eq!((machine.waiting(), weak.strong_count()), (2, 1), "dropped parts");
+
+    let gpu = machine.allocator(GPU);
+    let weak = Arc::downgrade(&gpu);
+    let buffer = in_use(gpu);
+    machine.fail(Call::Release, 1, Failure::Panic);
+    assert_eq!(reports::count(|| drop(buffer)), 1);
+    assert_eq!((machine.waiting(), weak.strong_count()), (3, 1), "a release that panicked");
+
+    let gpu = machine.allocator(GPU);
+    let weak = Arc::downgrade(&gpu);
+    let buffer = Buffer::zeroed(gpu, 64).unwrap();
+    buffer.synchronize().unwrap();
+    let mut other = Buffer::new(machine.allocator(OTHER), 64).unwrap();
+    machine.fail(Call::Synchronize, 1, Failure::Error);
+    assert!(other.copy_from_on(&buffer, S1).is_err());
+    assert_eq!(reports::count(|| drop(buffer)), 1);
+    assert_eq!((machine.waiting(), weak.strong_count()), (4, 1), "a copy that was never seen to finish");
+
+    // Parts that are taken up again keep nothing.
+    let gpu = machine.allocator(GPU);
+    let weak = Arc::downgrade(&gpu);
+    let parts = in_use(gpu).into_raw_parts().unwrap();
+    assert_eq!((parts.allocator.device(), weak.strong_count()), (GPU, 1));
+    // SAFETY: the parts are as they came.
+    drop(unsafe { Buffer::from_raw_parts(parts) });
+    assert_eq!(weak.strong_count(), 0);
+    machine.run_all();
+    assert_eq!(machine.violations(), 0);
 }
 
 #[test]
