@@ -106,6 +106,8 @@ impl Buffer {
     /// ```
     pub fn uninit_mut(&mut self) -> Result<&mut [MaybeUninit<u8>], BufferError> {
         let initialised = self.initialised();
+        // Tried first: a call that fails leaves the buffer as it was. The second time there is nothing left to wait for.
+        self.slice_mut(initialised..)?.into_uninit_mut()?;
         self.state_mut().extent.truncate(initialised);
         self.slice_mut(initialised..)?.into_uninit_mut()
     }

@@ -44,6 +44,19 @@ fn the_unwritten_tail_can_be_written_by_the_host() {
 }
 
 #[test]
+fn a_tail_that_could_not_be_had_is_as_it_was() {
+    let machine = Machine::new();
+    for device in [GPU, PINNED] {
+        let mut buffer = Buffer::new_on(machine.allocator(device), 8, S1).unwrap();
+        buffer.slice_mut(4..).unwrap().fill_on(7, S1).unwrap();
+        machine.fail(Call::Synchronize, 1, Failure::Error);
+        assert!(buffer.uninit_mut().is_err());
+        machine.run_all();
+        assert_eq!(buffer.slice(4..).unwrap().initialised(), 4, "{device}");
+    }
+}
+
+#[test]
 fn device_memory_has_no_host_view() {
     let machine = Machine::new();
     let mut buffer = Buffer::zeroed(machine.allocator(GPU), 8).unwrap();
