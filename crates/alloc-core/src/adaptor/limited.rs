@@ -100,8 +100,14 @@ impl Reserved<'_> {
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
-        self.in_use.fetch_sub(self.bytes, Ordering::Release);
+        put_back(self.in_use, self.bytes);
     }
+}
+
+/// Counts bytes out. A block that went around the adaptor must not make the count wrap, neither when it is released nor
+/// when the bytes are missing that it took with it.
+fn put_back(in_use: &AtomicU64, bytes: u64) {
+    let _ = in_use.fetch_update(Ordering::Release, Ordering::Relaxed, |in_use| Some(in_use.saturating_sub(bytes)));
 }
 
 // SAFETY: blocks come from the inner allocator, which keeps the promises, and are handed on as they are.
@@ -122,10 +128,7 @@ unsafe impl<A: DeviceAllocator> DeviceAllocator for Limited<A> {
     unsafe fn release(&self, block: Block, stream: Stream, uses: &StreamSet) -> Result<(), ReleaseError> {
         // SAFETY: the caller's promises are those that the inner allocator asks for.
         unsafe { self.inner.release(block, stream, uses) }?;
-        // A block that went around this adaptor must not make the count wrap.
-        let _ = self
-            .in_use
-            .fetch_update(Ordering::Release, Ordering::Relaxed, |in_use| Some(in_use.saturating_sub(block.size())));
+        put_back(&self.in_use, block.size());
         Ok(())
     }
 
@@ -190,6 +193,28 @@ mod tests {
         release(&allocator, block).unwrap();
         assert!(matches!(release(&allocator, block), Err(ReleaseError::Stale { .. })));
         assert_eq!(allocator.in_use(), 0);
+    }
+
+    #[test]
+    fn a_block_that_went_around_does_not_wrap_the_count() {
+        use crate::adaptor::RetryOnFailure;
+        use std::sync::{Mutex, OnceLock};
+
+        type Callback = fn(&AllocError, u64) -> bool;
+        static ALLOCATOR: OnceLock<Limited<RetryOnFailure<SimulatedAllocator, Callback>>> = OnceLock::new();
+        static AROUND: Mutex<Option<Block>> = Mutex::new(None);
+        // Taken from inside and given back to the adaptor, while that holds bytes for a request that then fails.
+        let callback: Callback = |_, _| {
+            let block = AROUND.lock().unwrap().take();
+            block.is_some_and(|block| release(ALLOCATOR.get().unwrap(), block).is_ok())
+        };
+        let device = SimulatedAllocator::new(Device::CPU, 4096);
+        let allocator = ALLOCATOR.get_or_init(|| Limited::new(RetryOnFailure::new(device, callback), LIMIT));
+        let _rest = allocator.inner().allocate(bytes(3072), Stream::DEFAULT).unwrap();
+        *AROUND.lock().unwrap() = Some(allocator.inner().allocate(bytes(1024), Stream::DEFAULT).unwrap());
+        assert!(allocator.allocate(bytes(2048), Stream::DEFAULT).is_err());
+        assert_eq!(allocator.in_use(), 0);
+        assert!(allocator.allocate(bytes(1000), Stream::DEFAULT).is_ok());
     }
 
     #[test]
