@@ -49,6 +49,22 @@ pub fn bytes_of(shape: &[i64], element: DLDataType) -> Result<u64, DlpackError> 
     Some(bits.div_ceil(8)).filter(|bytes| i64::try_from(*bytes).is_ok()).ok_or_else(wrong)
 }
 
+/// Whether a tensor's elements follow one another row by row. The stride of a dimension with one element is never
+/// stepped by, so it may be anything: PyTorch says 1, NumPy what it was before.
+fn is_contiguous(shape: &[i64], strides: Option<&[i64]>) -> bool {
+    // No strides means this order.
+    let Some(strides) = strides else { return true };
+    if shape.contains(&0) {
+        return true;
+    }
+    let mut expected = Some(1_i64);
+    shape.iter().zip(strides).rev().filter(|(length, _)| **length != 1).all(|(length, stride)| {
+        let follows = expected == Some(*stride);
+        expected = expected.and_then(|expected| expected.checked_mul(*length));
+        follows
+    })
+}
+
 /// Makes a tensor of a buffer: row by row, from its start. `M` is `DLManagedTensor` for consumers of DLPack before
 /// version 1, `DLManagedTensorVersioned` for later ones.
 ///
@@ -135,7 +151,7 @@ pub unsafe fn import<M: ManagedTensorBase>(
             let (kind, ordinal) = (found.device_type.0, found.device_id);
             return Err(DlpackError::OtherDevice { device: allocator.device(), kind, ordinal });
         }
-        if !view.is_compact().map_err(invalid)? {
+        if !is_contiguous(view.shape(), view.strides()) {
             return Err(DlpackError::NotContiguous);
         }
         let start = view.data_ptr().expose_provenance() as u64;

@@ -107,6 +107,15 @@ fn tensors_of_others_become_buffers() {
     };
     let imported = take(foreign([4, 8], [8, 1], DlpackFlags::empty())).unwrap();
     assert_eq!(imported.buffer.as_slice::<f64>().unwrap(), [1.5; 32]);
+    // As PyTorch and NumPy name the strides of a single row, column or element, which nobody steps by.
+    for (shape, strides) in [([1, 8], [1, 1]), ([8, 1], [1, 64]), ([1, 1], [0, -7]), ([0, 8], [3, 5])] {
+        let imported = take(foreign(shape, strides, DlpackFlags::empty())).unwrap();
+        assert_eq!((imported.buffer.len(), imported.shape), (8 * shape[0] as u64 * shape[1] as u64, shape.to_vec()));
+    }
+    for (shape, strides) in [([1, 8], [8, 2]), ([8, 1], [2, 1]), ([2, 8], [1, 1]), ([2, 8], [0, 1])] {
+        let apart = take(foreign(shape, strides, DlpackFlags::empty()));
+        assert!(matches!(apart, Err(DlpackError::NotContiguous)), "{apart:?}");
+    }
     let transposed = take(foreign([4, 8], [1, 4], DlpackFlags::empty()));
     assert!(matches!(transposed, Err(DlpackError::NotContiguous)), "{transposed:?}");
     let read_only = take(foreign([4, 8], [8, 1], DlpackFlags::READ_ONLY));
