@@ -69,7 +69,7 @@ fn is_contiguous(shape: &[i64], strides: Option<&[i64]>) -> bool {
 /// version 1, `DLManagedTensorVersioned` for later ones.
 ///
 /// Work on `consumer`, a stream of the buffer's device, may use the memory from now on: it is made to wait for the work
-/// that the buffer knows of. When the consumer lets the tensor go, the memory waits for what it had submitted to that
+/// that the buffer knows of. Where the processor reaches the memory it may use it too, as that work is done then. When the consumer lets the tensor go, the memory waits for what it had submitted to that
 /// stream, and goes back to the buffer's allocator.
 ///
 /// # Errors
@@ -105,8 +105,8 @@ fn check(buffer: &Buffer, shape: &[i64], element: DLDataType, consumer: Stream) 
     if wanted > initialised {
         return Err(DlpackError::TooLarge { wanted, initialised });
     }
-    if buffer.device().kind() == DeviceKind::CPU {
-        // The processor does not wait for streams.
+    if buffer.device().is_host_accessible() {
+        // The processor does not wait for streams, and consumers on the host take page-locked memory too.
         buffer.synchronize()?;
     } else {
         buffer.make_ready_on(consumer)?;

@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails panics")]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use alloc_core::{Device, DeviceAllocator, SimulatedAllocator, Stream};
-use alloc_cpu::HostPool;
+use alloc_core::{
+    AllocError, Block, Device, DeviceAllocator, Layout, Place, ReleaseError, SimulatedAllocator, Statistics, Stream,
+    StreamSet, Transfer, TransferError,
+};
+use alloc_cpu::{HostPool, SystemAllocator};
 use buffer::Buffer;
 use buffer_dlpack::{DlpackError, device_of, export, import};
 use dlpark::ffi::{DLDataType, DLManagedTensor, DLManagedTensorVersioned};
@@ -120,6 +123,71 @@ fn tensors_of_others_become_buffers() {
     assert!(matches!(transposed, Err(DlpackError::NotContiguous)), "{transposed:?}");
     let read_only = take(foreign([4, 8], [8, 1], DlpackFlags::READ_ONLY));
     assert!(matches!(read_only, Err(DlpackError::ReadOnly)), "{read_only:?}");
+}
+
+/// Page-locked memory as far as its books go, and a log of the streams that are waited for.
+#[derive(Debug, Default)]
+struct Pinned {
+    memory: SystemAllocator,
+    synchronised: Mutex<Vec<Stream>>,
+}
+
+const PINNED: Device = Device::cuda_pinned(0);
+
+// SAFETY: the memory is the system allocator's, all of whose work is done when it is submitted.
+unsafe impl DeviceAllocator for Pinned {
+    fn device(&self) -> Device {
+        PINNED
+    }
+    fn allocate(&self, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
+        self.memory.allocate(layout, stream)
+    }
+    unsafe fn release(&self, block: Block, stream: Stream, uses: &StreamSet) -> Result<(), ReleaseError> {
+        // SAFETY: the caller's promises are those that the inner allocator asks for.
+        unsafe { self.memory.release(block, stream, uses) }
+    }
+    fn statistics(&self) -> Statistics {
+        self.memory.statistics()
+    }
+    fn trim(&self, keep: u64) -> u64 {
+        self.memory.trim(keep)
+    }
+    fn transfer(&self) -> &dyn Transfer {
+        self
+    }
+}
+
+// SAFETY: all is done by the host's transfer, at once.
+unsafe impl Transfer for Pinned {
+    fn can_copy(&self, from: Device, to: Device) -> bool {
+        self.memory.transfer().can_copy(from, to)
+    }
+    unsafe fn copy(&self, from: Place, to: Place, bytes: u64, stream: Stream) -> Result<(), TransferError> {
+        // SAFETY: the caller's promises are those that the inner transfer asks for.
+        unsafe { self.memory.transfer().copy(from, to, bytes, stream) }
+    }
+    unsafe fn fill(&self, to: Place, bytes: u64, value: u8, stream: Stream) -> Result<(), TransferError> {
+        // SAFETY: as above.
+        unsafe { self.memory.transfer().fill(to, bytes, value, stream) }
+    }
+    fn synchronize(&self, stream: Stream) -> Result<(), TransferError> {
+        self.synchronised.lock().unwrap().push(stream);
+        Ok(())
+    }
+    fn order_after(&self, _stream: Stream, _earlier: Stream) -> Result<(), TransferError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn memory_that_the_processor_reaches_is_written_before_it_goes_out() {
+    let pinned = Arc::new(Pinned::default());
+    let (written_on, consumer) = (Stream::from_raw(1), Stream::from_raw(2));
+    let buffer = Buffer::zeroed_on(Arc::clone(&pinned), 16, written_on).unwrap();
+    let tensor = export::<DLManagedTensorVersioned>(buffer, &[16], DLDataType::U8, consumer).unwrap();
+    assert_eq!(*pinned.synchronised.lock().unwrap(), [written_on]);
+    drop(tensor);
+    assert_eq!(pinned.statistics().requested.current, 0);
 }
 
 #[test]
