@@ -41,6 +41,12 @@ pub enum DlpackError {
     /// The tensor's elements do not follow one another row by row.
     #[error("the tensor is not contiguous")]
     NotContiguous,
+    /// The tensor's elements are smaller than a byte and take one each, of which the type of the elements says nothing.
+    #[error("the tensor's elements of {bits} bits are padded to bytes")]
+    Padded {
+        /// Bits of an element.
+        bits: u8,
+    },
     /// The tensor may not be written to, as the owner of a buffer could.
     #[error("the tensor is read-only")]
     ReadOnly,

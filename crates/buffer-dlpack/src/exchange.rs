@@ -35,7 +35,7 @@ pub fn device_of(device: Device) -> Result<DLDevice, DlpackError> {
     Ok(DLDevice { device_type, device_id: device.ordinal().into() })
 }
 
-/// Bytes of a tensor of this shape whose elements follow one another.
+/// Bytes of a tensor of this shape whose elements follow one another, those of less than a byte within the same byte.
 ///
 /// # Errors
 /// [`DlpackError::Shape`] for lengths that are negative or too many.
@@ -146,6 +146,9 @@ pub unsafe fn import<M: ManagedTensorBase>(
     }
     let (shape, element, bytes, start) = {
         let view = tensor.validate().map_err(invalid)?;
+        if view.dtype().bits < 8 && tensor.flags().contains(DlpackFlags::IS_SUBBYTE_TYPE_PADDED) {
+            return Err(DlpackError::Padded { bits: view.dtype().bits });
+        }
         let (device, found) = (device_of(allocator.device())?, view.device());
         if (device.device_type.0, device.device_id) != (found.device_type.0, found.device_id) {
             let (kind, ordinal) = (found.device_type.0, found.device_id);

@@ -11,7 +11,7 @@ use alloc_core::{
 use alloc_cpu::{HostPool, SystemAllocator};
 use buffer::Buffer;
 use buffer_dlpack::{DlpackError, device_of, export, import};
-use dlpark::ffi::{DLDataType, DLManagedTensor, DLManagedTensorVersioned};
+use dlpark::ffi::{DLDataType, DLDataTypeCode, DLManagedTensor, DLManagedTensorVersioned};
 use dlpark::metadata::Dynamic;
 use dlpark::{DlpackFlags, ManagedTensorBase, versioned};
 
@@ -92,10 +92,15 @@ fn shapes_that_do_not_fit_are_refused_with_the_buffer() {
 
 /// A tensor of a vector, with strides of its own.
 fn foreign(shape: [i64; 2], strides: [i64; 2], flags: DlpackFlags) -> versioned::Dlpack {
+    foreign_of(DLDataType::F64, shape, strides, flags)
+}
+
+/// The same with elements of no more than 64 bits.
+fn foreign_of(element: DLDataType, shape: [i64; 2], strides: [i64; 2], flags: DlpackFlags) -> versioned::Dlpack {
     let mut values = vec![1.5_f64; 64];
     let data = values.as_mut_ptr().cast();
     let mut initialized = Dynamic::new(shape, strides).prepare().unwrap().initialize(Box::new(values));
-    initialized.set_data(data).set_dtype(DLDataType::F64).set_device(device_of(Device::CPU).unwrap());
+    initialized.set_data(data).set_dtype(element).set_device(device_of(Device::CPU).unwrap());
     initialized.set_flags(flags).unwrap();
     // SAFETY: the vector is the context, and holds 64 elements.
     unsafe { initialized.finish() }
@@ -123,6 +128,21 @@ fn tensors_of_others_become_buffers() {
     assert!(matches!(transposed, Err(DlpackError::NotContiguous)), "{transposed:?}");
     let read_only = take(foreign([4, 8], [8, 1], DlpackFlags::READ_ONLY));
     assert!(matches!(read_only, Err(DlpackError::ReadOnly)), "{read_only:?}");
+}
+
+#[test]
+fn elements_smaller_than_a_byte_are_packed() {
+    let host = alloc_cpu::global().unwrap();
+    let half_byte = DLDataType::new(DLDataTypeCode::UINT, 4, 1);
+    let take = |element, flags| {
+        // SAFETY: nobody else has the tensor.
+        unsafe { import(foreign_of(element, [4, 8], [8, 1], flags), host, Stream::DEFAULT) }
+    };
+    assert_eq!(take(half_byte, DlpackFlags::empty()).unwrap().buffer.len(), 16);
+    // It would be 32 bytes long, and nobody who has it could see why.
+    let padded = take(half_byte, DlpackFlags::IS_SUBBYTE_TYPE_PADDED);
+    assert!(matches!(padded, Err(DlpackError::Padded { bits: 4 })), "{padded:?}");
+    assert_eq!(take(DLDataType::U8, DlpackFlags::IS_SUBBYTE_TYPE_PADDED).unwrap().buffer.len(), 32);
 }
 
 /// Page-locked memory as far as its books go, and a log of the streams that are waited for.
