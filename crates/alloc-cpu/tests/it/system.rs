@@ -161,3 +161,20 @@ fn several_allocators_on_one_thread_keep_apart() {
     }
     assert!(allocators.iter().all(|allocator| allocator.statistics().in_use.current == 0));
 }
+
+#[test]
+fn a_block_is_never_counted_twice() {
+    const LARGE: u64 = 1 << 30;
+    let allocator = SystemAllocator::new();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for _ in 0..30_000 {
+                release(&allocator, allocate(&allocator, LARGE, 16)).unwrap();
+            }
+        });
+        while !writer.is_finished() {
+            let in_use = allocator.statistics().in_use;
+            assert!(in_use.current <= LARGE && in_use.peak <= LARGE, "{in_use:?}");
+        }
+    });
+}
