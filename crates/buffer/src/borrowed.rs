@@ -164,10 +164,11 @@ impl<'a> BorrowedBuffer<'a> {
     /// [`BufferError::NotHostAccessible`], [`BufferError::Uninitialised`] unless all bytes are known to be
     /// initialised, and what waiting reports.
     pub fn as_bytes(&self) -> Result<&'a [u8], BufferError> {
-        let bytes = self.span.host_bytes()?;
+        self.span.require_host()?;
         self.span.require_initialised()?;
+        // No reference is made before the writers are done.
         self.span.settle(Intent::Read)?;
-        Ok(raw::assume_init(bytes))
+        Ok(raw::assume_init(self.span.host_bytes()?))
     }
 
     /// All bytes as elements, for the host to read.
@@ -187,9 +188,9 @@ impl<'a> BorrowedBuffer<'a> {
     /// # Errors
     /// [`BufferError::NotHostAccessible`], and what waiting reports.
     pub fn as_uninit(&self) -> Result<&'a [MaybeUninit<u8>], BufferError> {
-        let bytes = self.span.host_bytes()?;
+        self.span.require_host()?;
         self.span.settle(Intent::Read)?;
-        Ok(bytes)
+        self.span.host_bytes()
     }
 
     /// Copies into host data as many bytes as the shorter one has, and returns their count; done when this returns.
@@ -338,9 +339,9 @@ impl<'a> BorrowedBufferMut<'a> {
     }
 
     fn settled_bytes_mut(&mut self) -> Result<&'a mut [MaybeUninit<u8>], BufferError> {
-        let bytes = self.span.host_bytes_mut()?;
+        self.span.require_host()?;
         self.span.settle(Intent::Write)?;
-        Ok(bytes)
+        self.span.host_bytes_mut()
     }
 
     /// All bytes as elements, for the host to read.

@@ -150,6 +150,11 @@ impl<'a> Span<'a> {
         Ok(unsafe { std::slice::from_raw_parts_mut(ptr::with_exposed_provenance_mut(address), len) })
     }
 
+    /// An error unless the processor can follow the span's addresses. Makes no reference yet.
+    pub(crate) fn require_host(&self) -> Result<(), BufferError> {
+        self.host_range().map(drop)
+    }
+
     fn host_range(&self) -> Result<(usize, usize), BufferError> {
         let Place { device, address } = self.place;
         if !device.is_host_accessible() {
