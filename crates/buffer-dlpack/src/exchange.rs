@@ -69,8 +69,9 @@ fn is_contiguous(shape: &[i64], strides: Option<&[i64]>) -> bool {
 /// version 1, `DLManagedTensorVersioned` for later ones.
 ///
 /// Work on `consumer`, a stream of the buffer's device, may use the memory from now on: it is made to wait for the work
-/// that the buffer knows of. Where the processor reaches the memory it may use it too, as that work is done then. When the consumer lets the tensor go, the memory waits for what it had submitted to that
-/// stream, and goes back to the buffer's allocator.
+/// that the buffer knows of. Where the processor reaches the memory it may use it too, as that work is done then. When
+/// the consumer lets the tensor go, the memory waits for what it had submitted to that stream, and goes back to the
+/// buffer's allocator.
 ///
 /// # Errors
 /// [`Refused`] with the buffer: a device without a name in DLPack, a shape that makes no sense or is larger than what
