@@ -60,9 +60,8 @@ class Array:
             raise BufferError("somebody else has taken this array")
         # -1 is DLPack's number for a consumer that wants no order.
         if self._device[0] == _library.KINDS["cuda"] and stream not in (None, -1):
-            hand_to, handle = _library.library().devmem_dlpack_hand_to, _library.number("stream", stream)
-            hand_to.restype = ctypes.c_int32
-            _library.check(hand_to(ctypes.c_void_p(self._pointer), ctypes.c_int32(self._versioned), ctypes.c_uint64(handle)))
+            handle = _library.number("stream", stream)
+            _library.check(_library.library().devmem_dlpack_hand_to(self._pointer, self._versioned, handle))
         pointer, self._pointer = self._pointer, 0
         name = b"dltensor_versioned" if self._versioned else b"dltensor"
         # Of C: Python destroys capsules where no function of its own can run.

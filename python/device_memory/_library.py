@@ -93,6 +93,7 @@ _SIGNATURES = {
     "devmem_statistics": (_INT, [_INT, _INT, _VOID, ctypes.c_size_t]),
     "devmem_statistics_json": (ctypes.c_size_t, _TEXT),
     "devmem_snapshot_json": (ctypes.c_size_t, _TEXT),
+    "devmem_dlpack_hand_to": (_INT, [_VOID, _INT, _U64]),
     "devmem_dlpack_drop_capsule": (None, [_VOID]),
 }
 
