@@ -83,6 +83,12 @@ const PARTS: &[Part] = &[
     peers::OURS,
 ];
 
+/// The script of a bundle.
+const SCRIPT: &str = "run.sh";
+
+/// What the script of every bundle begins with, and no other.
+const RUN_BEGINS: &str = "#!/bin/sh\n# Runs what is in this folder on a GPU";
+
 const RUN: &str = r#"#!/bin/sh
 # Runs what is in this folder on a GPU: run.sh test [ARGUMENTS], run.sh bench [--trace FILE...] [--json],
 # run.sh copies [--json], run.sh peers [--quick] [--bench NAME...] [--out FILE], run.sh sanitizer [ARGUMENTS],
@@ -255,9 +261,6 @@ pub fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
     let torch = out.join("torch");
     fs::create_dir(&torch).with_context(|| torch.display().to_string())?;
     copy_all(&workspace.root().join("benches/torch"), &torch, "py")?;
-    let script = out.join("run.sh");
-    fs::write(&script, RUN).with_context(|| script.display().to_string())?;
-    make_executable(&script)?;
     let bytes = weigh(&out)?;
     eprintln!("{} weighs {:.1} MiB", out.display(), bytes as f64 / f64::from(1 << 20));
     ensure!(bytes <= MAX_BYTES, "the bundle weighs more than {} MiB", MAX_BYTES >> 20);
@@ -301,15 +304,19 @@ fn need_gpu(workspace: &Workspace) -> anyhow::Result<()> {
     cargo::run(&mut command).context("--cuda needs a GPU, and there is none")
 }
 
-/// An empty folder. One that holds something else than a bundle is left alone.
+/// A folder with nothing but the script. One that holds something else than a bundle is left alone: scripts of that name
+/// are common, so what it says decides. It comes first, so that a bundle that was not finished is known for one.
 fn prepare(out: &Path) -> anyhow::Result<()> {
+    let script = out.join(SCRIPT);
     if out.exists() {
-        let is_bundle = out.join("run.sh").is_file();
+        let is_bundle = fs::read_to_string(&script).is_ok_and(|text| text.starts_with(RUN_BEGINS));
         let is_empty = out.is_dir() && fs::read_dir(out)?.next().is_none();
         ensure!(is_bundle || is_empty, "{} is there and is no bundle", out.display());
         fs::remove_dir_all(out).with_context(|| out.display().to_string())?;
     }
-    fs::create_dir_all(out).with_context(|| out.display().to_string())
+    fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+    fs::write(&script, RUN).with_context(|| script.display().to_string())?;
+    make_executable(&script)
 }
 
 /// The executables that a part makes, by name and kind.
@@ -399,10 +406,20 @@ mod tests {
         let folder = tempfile::tempdir()?;
         fs::write(folder.path().join("thesis.tex"), "years of work")?;
         assert!(prepare(folder.path()).is_err());
+        fs::write(folder.path().join(SCRIPT), "#!/bin/sh\n# Runs LaTeX.\n")?;
+        assert!(prepare(folder.path()).is_err(), "a script of the same name makes no bundle");
         assert!(folder.path().join("thesis.tex").exists());
-        fs::write(folder.path().join("run.sh"), "")?;
+        Ok(())
+    }
+
+    #[test]
+    fn a_bundle_is_made_anew_even_if_it_was_not_finished() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
         prepare(folder.path())?;
-        assert_eq!(weigh(folder.path())?, 0);
+        fs::write(folder.path().join("tests"), "")?;
+        prepare(folder.path())?;
+        assert!(!folder.path().join("tests").exists());
+        assert_eq!(weigh(folder.path())?, RUN.len() as u64);
         Ok(())
     }
 }
