@@ -19,6 +19,7 @@ use crate::{cargo, features, peers};
     override_usage = "cargo xtask bench [--no-jemalloc] [REPLAY OPTIONS]\n       \
                       cargo xtask bench micro [--no-jemalloc] [MICRO OPTIONS]\n       \
                       cargo xtask bench criterion [BENCH] [CRITERION OPTIONS]\n       \
+                      cargo xtask bench --cuda [copies|devices] [OPTIONS]\n       \
                       cargo xtask bench [--cuda] peers [--quick] [--bench NAME]... [--out FILE]"
 )]
 pub struct Options {
@@ -59,34 +60,38 @@ pub fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
     }
     let mut command = match request(benches, arguments)? {
         Request::Binary { name, arguments } => {
-            command(workspace, &["run", "--release"], &["--bin", name], &selected, &arguments)
+            command(workspace, &["run", "--release"], &["--bin", name], &selected, &arguments)?
         }
         Request::Criterion { bench, arguments } => {
             let targets = bench.map_or_else(|| vec!["--benches".to_owned()], |name| vec!["--bench".to_owned(), name]);
             let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
-            command(workspace, &["bench"], &targets, &selected, &arguments)
+            command(workspace, &["bench"], &targets, &selected, &arguments)?
         }
     };
-    // Relative paths among the arguments are meant from where the caller stands.
-    command.current_dir(env::current_dir().context("the current folder is not to be had")?);
     cargo::run(&mut command)
 }
 
-fn command(
+/// The command that runs a program of the package `benches`. Relative paths among the arguments are meant from where the
+/// caller stands.
+///
+/// # Errors
+/// If the current folder is gone.
+pub fn command(
     workspace: &Workspace,
     verb: &[&str],
     target: &[&str],
     features: &[&str],
     arguments: &[OsString],
-) -> Command {
+) -> anyhow::Result<Command> {
     let mut command = cargo::cargo(workspace);
+    command.current_dir(env::current_dir().context("the current folder is not to be had")?);
     command.args(verb).arg("--manifest-path").arg(workspace.root().join("Cargo.toml"));
     command.args(["--package", "benches"]).args(target);
     if !features.is_empty() {
         command.arg("--features").arg(features.join(","));
     }
     command.arg("--").args(arguments);
-    command
+    Ok(command)
 }
 
 fn without_flag(arguments: &[OsString], flag: &str) -> (bool, Vec<OsString>) {

@@ -12,7 +12,7 @@ use clap::Args;
 use serde::Deserialize;
 
 use crate::workspace::Workspace;
-use crate::{cargo, peers, wheel};
+use crate::{bench, cargo, peers, wheel};
 
 /// The most that a bundle may weigh.
 const MAX_BYTES: u64 = 60 << 20;
@@ -286,16 +286,22 @@ pub fn test(workspace: &Workspace, arguments: &[OsString]) -> anyhow::Result<()>
 /// If there is none, or the replay fails.
 pub fn bench(workspace: &Workspace, arguments: &[OsString]) -> anyhow::Result<()> {
     need_gpu(workspace)?;
+    match arguments.split_first() {
+        Some((first, rest)) if first == "peers" => peers::bench(workspace, true, rest),
+        _ => cargo::run(&mut bench_command(workspace, arguments)?),
+    }
+}
+
+fn bench_command(workspace: &Workspace, arguments: &[OsString]) -> anyhow::Result<Command> {
     let (binary, feature, arguments) = match arguments.split_first() {
-        Some((first, rest)) if first == "peers" => return peers::bench(workspace, true, rest),
         Some((first, rest)) if first == "copies" => ("cuda_copy", "cuda", rest),
         Some((first, rest)) if first == "devices" => ("cuda_devices", "devices", rest),
         _ => ("cuda_replay", "cuda", arguments),
     };
-    let mut command = cargo::cargo(workspace);
-    command.args(["run", "--release", "--package", "benches", "--features", feature, "--bin", binary, "--"]);
+    let mut command = bench::command(workspace, &["run", "--release"], &["--bin", binary], &[feature], arguments)?;
     // Multicast over NVLink stays off.
-    cargo::run(command.args(arguments).env("NCCL_NVLS_ENABLE", "0"))
+    command.env("NCCL_NVLS_ENABLE", "0");
+    Ok(command)
 }
 
 fn need_gpu(workspace: &Workspace) -> anyhow::Result<()> {
@@ -399,7 +405,24 @@ fn weigh(folder: &Path) -> anyhow::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::env;
+
     use super::*;
+
+    #[test]
+    fn relative_paths_are_meant_from_where_the_caller_stands() -> anyhow::Result<()> {
+        let workspace = Workspace::load()?;
+        // Tests stand in the folder of their package.
+        let here = env::current_dir()?;
+        assert_ne!(here, workspace.root());
+        for (words, binary) in [(["--trace", "a b.csv"], "cuda_replay"), (["copies", "--json"], "cuda_copy")] {
+            let command = bench_command(&workspace, &words.map(OsString::from))?;
+            assert_eq!(command.get_current_dir(), Some(here.as_path()));
+            assert!(command.get_args().any(|argument| argument == binary));
+            assert!(command.get_args().last().is_some_and(|last| last == words[1]));
+        }
+        Ok(())
+    }
 
     #[test]
     fn a_folder_with_something_else_in_it_is_left_alone() -> anyhow::Result<()> {
