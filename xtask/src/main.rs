@@ -23,7 +23,7 @@ use clap::{Parser, Subcommand};
 use crate::workspace::Workspace;
 
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask", about = "The commands of this workspace", version)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "The commands of this workspace", version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -14,7 +14,7 @@ use crate::{cargo, doc, features, licences, self_check, tidy};
 #[derive(Args, Debug)]
 pub struct Options {
     /// Runs the tests of the CUDA backend on this machine's GPU instead; fails if there is none
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["quick", "only", "skip", "fail_fast", "list"])]
     cuda: bool,
     /// Leaves out what takes long: feature sets other than the default, doc tests, docs and loom
     #[arg(long)]
@@ -189,13 +189,18 @@ fn loom(workspace: &Workspace, package: &Package) -> Option<Step> {
 mod tests {
     use super::*;
 
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn parse(arguments: &[&str]) -> Result<Options, clap::Error> {
+        Ok(<Cli as clap::Parser>::try_parse_from([&["test"], arguments].concat())?.options)
+    }
+
     fn options(arguments: &[&str]) -> Options {
-        #[derive(clap::Parser)]
-        struct Cli {
-            #[command(flatten)]
-            options: Options,
-        }
-        <Cli as clap::Parser>::parse_from([&["test"], arguments].concat()).options
+        parse(arguments).unwrap_or_else(|error| error.exit())
     }
 
     fn names(arguments: &[&str]) -> anyhow::Result<Vec<String>> {
@@ -225,6 +230,14 @@ mod tests {
         assert!(!quick.contains(&"doc".to_owned()) && quick.contains(&"tests: all features".to_owned()));
         assert_eq!(names(&["--quick", "--only", "doc"])?, ["doc"]);
         Ok(())
+    }
+
+    #[test]
+    fn steps_are_not_chosen_of_a_gpus_tests() {
+        assert!(parse(&["--cuda"]).is_ok_and(|options| options.cuda));
+        for other in [&["--list"][..], &["--quick"], &["--fail-fast"], &["--only", "fmt"], &["--skip", "loom"]] {
+            assert!(parse(&[&["--cuda"], other].concat()).is_err(), "{other:?}");
+        }
     }
 
     #[test]
