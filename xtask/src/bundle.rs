@@ -168,6 +168,7 @@ torch)
     else
         failed=0
         out=${OUT:-$site}
+        mkdir -p "$out"
         TORCH_SUMMARY=$out/torch-summary.txt
         export TORCH_SUMMARY
         : >"$TORCH_SUMMARY"
@@ -181,7 +182,10 @@ torch)
             shift 2
             echo "== $name"
             timeout --kill-after=10 "$most" "$python" "$here/torch/$name.py" "$@" >"$out/$name.txt" 2>&1 || failed=1
-            grep -q "^$name: " "$TORCH_SUMMARY" || echo "$name: ended early" >>"$TORCH_SUMMARY"
+            grep -q "^$name: " "$TORCH_SUMMARY" || {
+                echo "$name: ended early" >>"$TORCH_SUMMARY"
+                failed=1
+            }
             tail -n 4 "$out/$name.txt"
         done
         echo "== summary"
@@ -198,6 +202,9 @@ devices)
         quick=--quick
         shift
     fi
+    for name in "$@"; do
+        case $name in tests | copies | hot-path | nccl | ddp) ;; *) usage ;; esac
+    done
     out=${OUT:-devices-results}
     mkdir -p "$out"
     with_wheel
@@ -421,6 +428,45 @@ mod tests {
             assert!(command.get_args().any(|argument| argument == binary));
             assert!(command.get_args().last().is_some_and(|last| last == words[1]));
         }
+        Ok(())
+    }
+
+    /// Runs the script of a bundle whose programs, Python among them, do nothing and succeed.
+    #[cfg(target_os = "linux")]
+    fn run_script(folder: &Path, out: &str, arguments: &[&str]) -> anyhow::Result<std::process::Output> {
+        prepare(folder)?;
+        fs::create_dir(folder.join("python"))?;
+        for program in ["devices", "tests", "several", "python/python3"] {
+            fs::write(folder.join(program), "#!/bin/sh\n")?;
+            make_executable(&folder.join(program))?;
+        }
+        let mut command = Command::new("sh");
+        command.arg(folder.join(SCRIPT)).args(arguments);
+        command.env("PYTHON", folder.join("python/python3")).env("OUT", folder.join(out));
+        Ok(command.output()?)
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_script_refuses_parts_that_there_are_not() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let known = run_script(folder.path(), "out", &["devices", "--quick", "copies", "tests"])?;
+        assert!(known.status.success(), "{known:?}");
+        let summary = fs::read_to_string(folder.path().join("out/devices-summary.txt"))?;
+        assert_eq!(summary.lines().filter(|line| line.contains("exit code 0")).count(), 2, "{summary}");
+        let unknown = run_script(folder.path(), "out", &["devices", "copy"])?;
+        assert_eq!(unknown.status.code(), Some(2), "{unknown:?}");
+        Ok(())
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_program_that_says_nothing_has_failed() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let output = run_script(folder.path(), "not/there/yet", &["torch"])?;
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let summary = fs::read_to_string(folder.path().join("not/there/yet/torch-summary.txt"))?;
+        assert!(summary.lines().count() == 5 && summary.contains("checks: ended early"), "{summary}");
         Ok(())
     }
 
