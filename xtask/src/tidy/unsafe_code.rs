@@ -41,20 +41,17 @@ pub(super) fn check(files: &[SourceFile]) -> Vec<Problem> {
     problems
 }
 
-/// The first line with `unsafe` that is more than a signature.
+/// The first line with `unsafe` that is more than a signature, or an attribute.
 fn first_unsafe_act(code: &str) -> Option<usize> {
-    let words: Vec<(usize, &str)> = code
-        .lines()
-        .enumerate()
-        .flat_map(|(index, line)| line.split_inclusive([' ', '{', '(', ';']).map(move |word| (index + 1, word.trim())))
-        .filter(|(_, word)| !word.is_empty())
-        .collect();
-    let is_unsafe = |word: &str| word.trim_end_matches(['{', '(']) == "unsafe" || word.ends_with("(unsafe");
-    words.iter().enumerate().find_map(|(at, (line, word))| {
-        let is_signature =
-            *word == "unsafe" && words.get(at + 1).is_some_and(|(_, next)| matches!(*next, "fn" | "extern" | "trait"));
-        (is_unsafe(word) && !is_signature).then_some(*line)
-    })
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let act = code.match_indices("unsafe").find(|(at, word)| {
+        let (before, after) = (&code[..*at], &code[at + word.len()..]);
+        let is_alone = !before.ends_with(is_word) && !after.starts_with(is_word);
+        let next = after.trim_start().split(|c: char| !is_word(c)).next();
+        let is_signature = matches!(next, Some("fn" | "extern" | "trait"));
+        is_alone && !is_signature && !before.ends_with("#[")
+    });
+    act.map(|(at, _)| code[..at].matches('\n').count() + 1)
 }
 
 /// Whether an entry of the list, a file or a folder with a slash at its end, speaks of a file.
@@ -127,6 +124,7 @@ mod tests {
             "pub unsafe trait T {}",
             "type F = unsafe extern \"C\" fn();",
             "#![deny(unsafe_code)]",
+            "#[unsafe(no_mangle)]",
         ] {
             assert_eq!(acts(free), None, "{free}");
         }
@@ -136,6 +134,9 @@ mod tests {
             "\nunsafe impl Send for X {}",
             "\nunsafe{f()}",
             "\nunsafe\n{ f() }",
+            "\nif !unsafe { f() } {}",
+            "\nlet x = &mut *unsafe { f() };",
+            "\nlet x = [unsafe { f() }];",
         ] {
             assert_eq!(acts(act), Some(2), "{act}");
         }
