@@ -10,7 +10,7 @@ use anyhow::{Context, ensure};
 /// A trace with its name.
 #[derive(Debug)]
 pub struct NamedTrace {
-    /// The file's name without its extensions.
+    /// The file's name without its extensions; [`names`] has what tells several files apart.
     pub name: String,
     /// The file.
     pub path: PathBuf,
@@ -95,11 +95,48 @@ pub fn shipped() -> anyhow::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
+/// A name for each of these files, no two alike: the file's name without its extensions, as in [`NamedTrace`]. Files
+/// that share one, such as RMM's `log.dev0.csv` and `log.dev1.csv`, go by their whole names, and if these are the same by
+/// their paths. A file that is there again is passed over.
+pub fn names(paths: &[PathBuf]) -> Vec<(String, &Path)> {
+    let mut distinct: Vec<&Path> = Vec::new();
+    for path in paths {
+        if !distinct.contains(&path.as_path()) {
+            distinct.push(path);
+        }
+    }
+    let whole = |path: &Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let named = distinct.iter().map(|&path| {
+        let is_shared = |name: &dyn Fn(&Path) -> String| distinct.iter().filter(|p| name(p) == name(path)).count() > 1;
+        let name = match (is_shared(&name_of), is_shared(&whole)) {
+            (false, _) => name_of(path),
+            (true, false) => whole(path),
+            (true, true) => path.display().to_string(),
+        };
+        (name, path)
+    });
+    named.collect()
+}
+
 /// The file's name up to its first point.
 fn name_of(path: &Path) -> String {
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     match name.split_once('.') {
         Some((stem, _)) if !stem.is_empty() => stem.to_owned(),
         _ => name.into_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_share_a_name_are_told_apart() {
+        let paths = ["a/x.csv", "log.dev0.csv", "log.dev1.csv", "b/run.csv", "a/run.csv", "a/x.csv"].map(PathBuf::from);
+        let names: Vec<(String, &Path)> = names(&paths);
+        let expected = ["x", "log.dev0.csv", "log.dev1.csv", "b/run.csv", "a/run.csv"];
+        assert_eq!(names.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), expected);
+        assert!(names.iter().map(|(_, path)| *path).eq(paths[..5].iter().map(PathBuf::as_path)));
     }
 }

@@ -73,6 +73,25 @@ fn the_tables_name_traces_allocators_and_ratios() {
 }
 
 #[test]
+fn traces_that_share_a_name_have_a_row_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |device: u32| folder.path().join(format!("log.dev{device}.csv")).to_str().unwrap().to_owned();
+    let (one, two) = (path(0), path(1));
+    fs::write(&one, "1,00:00:00.1,allocate,0x1000,4096,0x0\n").unwrap();
+    fs::write(&two, "1,00:00:00.1,allocate,0x1000,8192,0x0\n").unwrap();
+    let output = replay(&["--allocator", "system", "--trace", &one, &two]);
+    let tables = text(&output.stdout);
+    for (name, live) in [("log.dev0.csv", "4.00 KiB"), ("log.dev1.csv", "8.00 KiB")] {
+        assert!(tables.lines().any(|line| line.starts_with(name) && line.contains(live)), "{name} in\n{tables}");
+    }
+    let output = replay(&["--allocator", "system", "--json", "--passes", "1", "--trace", &one, &two]);
+    let records: Vec<Value> = text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let peaks: Vec<_> = records.iter().map(|record| (&record["trace"], &record["peak_live"])).collect();
+    let (one, two) = (("log.dev0.csv".into(), 4096.into()), ("log.dev1.csv".into(), 8192.into()));
+    assert_eq!(peaks, [(&one.0, &one.1), (&one.0, &one.1), (&two.0, &two.1), (&two.0, &two.1)]);
+}
+
+#[test]
 fn a_quick_run_says_what_it_left_out() {
     let trace = benches::traces::folder().join("prefetch_streams.csv.zst");
     let output = replay(&["--quick", "--allocator", "original", "--trace", trace.to_str().unwrap()]);

@@ -122,11 +122,11 @@ fn main() -> anyhow::Result<()> {
     let all = [Peer::Pool, Peer::Segments, Peer::Async, Peer::Direct];
     let peers = if bench.options.allocators.is_empty() { all.to_vec() } else { bench.options.allocators.clone() };
     let mut names = Vec::new();
-    for path in &paths {
+    for (name, path) in traces::names(&paths) {
         for peer in &peers {
-            bench.replay(path, *peer).with_context(|| format!("{} through {peer}", path.display()))?;
+            bench.replay(&name, path, *peer).with_context(|| format!("{} through {peer}", path.display()))?;
         }
-        names.extend(bench.records.last().map(|record| record.trace.clone()));
+        names.push(name);
     }
     if !bench.options.json {
         write!(std::io::stdout().lock(), "{}", bench.summary(&names, &peers)).context("standard output")?;
@@ -135,14 +135,14 @@ fn main() -> anyhow::Result<()> {
 }
 
 impl Bench {
-    fn replay(&mut self, path: &std::path::Path, peer: Peer) -> anyhow::Result<()> {
+    fn replay(&mut self, name: &str, path: &std::path::Path, peer: Peer) -> anyhow::Result<()> {
         let rows = match (self.options.quick, peer) {
             (true, Peer::Direct) => Extent::Rows(self.options.direct_rows.min(2_000)),
             (true, _) => Extent::Rows(20_000),
             (false, Peer::Direct) => Extent::Rows(self.options.direct_rows),
             (false, _) => Extent::Whole,
         };
-        let trace = NamedTrace::load(path, rows)?;
+        let trace = NamedTrace { name: name.to_owned(), ..NamedTrace::load(path, rows)? };
         let ordinal = self.options.device;
         let streams: Vec<CudaStream> =
             trace.trace.streams().iter().map(|_| CudaStream::new(ordinal)).collect::<Result<_, _>>()?;

@@ -29,8 +29,8 @@ fn main() -> anyhow::Result<ExitCode> {
     let paths = if options.traces.is_empty() { traces::shipped()? } else { options.traces.clone() };
     let mut summary = Summary::new(&options);
     let mut loaded = Vec::new();
-    for path in &paths {
-        let trace = NamedTrace::load(path, options.extent())?;
+    for (name, path) in traces::names(&paths) {
+        let trace = NamedTrace { name, ..NamedTrace::load(path, options.extent())? };
         let available = memory::available().unwrap_or(u64::MAX);
         if options.touch && trace.peak_live > available / 2 {
             let note = summary.leave_out(&trace, available);
@@ -46,7 +46,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let bar = progress_bar(jobs.len() as u64);
     for (trace, peer) in jobs {
         bar.set_message(format!("{} through {peer}", trace.name));
-        match worker::start(peer, &options, &trace.path) {
+        match worker::start(peer, &options, trace) {
             Ok(records) => {
                 if options.json {
                     bar.suspend(|| records.iter().try_for_each(print_json)).context("standard output")?;

@@ -1,6 +1,5 @@
 //! One allocator and one trace in a process of its own.
 
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use alloc_core::DeviceAllocator;
@@ -17,11 +16,11 @@ use crate::records;
 ///
 /// # Errors
 /// If it can't be started, fails, or says what can't be understood.
-pub fn start(peer: Peer, options: &Options, trace: &Path) -> anyhow::Result<Vec<ReplayRecord>> {
+pub fn start(peer: Peer, options: &Options, trace: &NamedTrace) -> anyhow::Result<Vec<ReplayRecord>> {
     let program = std::env::current_exe().context("this program's own file")?;
     let mut command = Command::new(program);
     command.arg("--worker").arg(peer.to_string()).arg("--passes").arg(options.passes().to_string());
-    command.arg("--trace").arg(trace);
+    command.arg("--trace").arg(&trace.path);
     let flags = [
         ("--touch", options.touch),
         ("--whole", options.whole),
@@ -39,7 +38,12 @@ pub fn start(peer: Peer, options: &Options, trace: &Path) -> anyhow::Result<Vec<
         bail!("{}: {}", output.status, said.trim());
     }
     let lines = String::from_utf8(output.stdout).context("the records")?;
-    lines.lines().map(|line| serde_json::from_str(line).context("a record")).collect()
+    let records = lines.lines().map(|line| {
+        let record: ReplayRecord = serde_json::from_str(line).context("a record")?;
+        // That process knows of one trace, and not what tells it from others.
+        Ok(ReplayRecord { trace: trace.name.clone(), ..record })
+    });
+    records.collect()
 }
 
 /// Replays and prints the records: what the process does that was started.
