@@ -172,7 +172,8 @@ impl Comparison {
             }
             let runs = runs.entry((&record.bench, &record.case, &record.allocator)).or_default();
             let pass = record.pass.unwrap_or(0);
-            match runs.iter_mut().find(|run| !run.contains_key(&pass)) {
+            // The latest run's, or of one that begins: a run before it that ended early takes none of its passes.
+            match runs.last_mut().filter(|run| run.last_key_value().is_some_and(|(last, _)| *last < pass)) {
                 Some(run) => {
                     run.insert(pass, record);
                 }
@@ -387,6 +388,19 @@ mod tests {
         assert!((rate - 3.75).abs() < 1e-9, "between the middle two of 1, 2.5, 5 and 10: {rate}");
         assert_eq!(comparison.best_peer(Section::First, "a", "rmm-"), None);
         assert!(comparison.to_string().contains("10.0-20.0"), "{comparison}");
+    }
+
+    #[test]
+    fn a_run_that_ended_early_takes_no_passes_of_the_next() {
+        let mut failed = record(OURS, "replay", "a", Some(2), 1.0);
+        (failed.ns_per_op, failed.error) = (None, Some("out of memory".to_owned()));
+        let mut records = vec![record(OURS, "replay", "a", Some(1), 500.0), failed];
+        for (pass, ns) in [(1, 400.0), (2, 20.0), (3, 10.0)] {
+            records.push(record(OURS, "replay", "a", Some(pass), ns));
+        }
+        let comparison = Comparison::of(&records);
+        let warm = &comparison.row(Section::Warm, "a").unwrap().cells[OURS];
+        assert_eq!((warm.value, warm.runs.as_slice()), (10.0, &[10.0][..]));
     }
 
     #[test]
