@@ -52,7 +52,6 @@ fn main() -> anyhow::Result<()> {
     let chosen = if options.allocators.is_empty() { Peer::DEFAULT } else { &options.allocators };
     let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
     let most = options.threads.unwrap_or(processors).max(1);
-    // With one processor two threads are still measured: the ratio then says what the machine can't do.
     let mut counts: Vec<u32> = (0..).map(|power| 1 << power).take_while(|&count| count <= most).collect();
     if counts.last() != Some(&most) {
         counts.push(most);
