@@ -56,6 +56,9 @@ private:
     int waited_ = 0;
 };
 
+// How many times as long as it is meant to be a round may take.
+inline constexpr int longest_round = 100;
+
 // Runs `work` on so many threads at a time and measures their rates together. Each thread first makes ready what it
 // works with, which is not measured, and drops it when all has been measured. Throws what the first thread that failed
 // threw.
@@ -95,9 +98,16 @@ Measured measure(const Schedule& schedule, std::uint32_t threads, Prepare&& prep
     auto time = Clock::now();
     std::uint64_t done = sum();
     for (int i = 0; i < schedule.rounds && !stop.is_set(); ++i) {
-        std::this_thread::sleep_for(schedule.round);
-        const auto now = Clock::now();
-        const std::uint64_t now_done = sum();
+        // A round in which nothing was done goes on until something is: on a machine that has other things to do a short
+        // one may pass before a thread has its turn, and would tell of a rate of zero.
+        auto now = time;
+        std::uint64_t now_done = done;
+        for (int j = 0; j < longest_round; ++j) {
+            std::this_thread::sleep_for(schedule.round);
+            now = Clock::now();
+            now_done = sum();
+            if (now_done > done || stop.is_set()) break;
+        }
         rounds.push_back({now_done - done, now - time});
         time = now;
         done = now_done;
