@@ -33,8 +33,8 @@ pub struct Options {
 enum Request {
     /// A binary of the package with these arguments.
     Binary { name: &'static str, arguments: Vec<OsString> },
-    /// One criterion bench, or all of them, with these arguments.
-    Criterion { bench: Option<String>, arguments: Vec<OsString> },
+    /// These criterion benches, each with these arguments.
+    Criterion { benches: Vec<String>, arguments: Vec<OsString> },
 }
 
 /// Builds and runs what the arguments ask for.
@@ -62,9 +62,10 @@ pub fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
         Request::Binary { name, arguments } => {
             command(workspace, &["run", "--release"], &["--bin", name], &selected, &arguments)?
         }
-        Request::Criterion { bench, arguments } => {
-            let targets = bench.map_or_else(|| vec!["--benches".to_owned()], |name| vec!["--bench".to_owned(), name]);
-            let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
+        Request::Criterion { benches, arguments } => {
+            // Not `--benches`: that takes in the unit tests of the library and the programs, which know no option of
+            // criterion's and end it all.
+            let targets: Vec<&str> = benches.iter().flat_map(|name| ["--bench", name.as_str()]).collect();
             command(workspace, &["bench"], &targets, &selected, &arguments)?
         }
     };
@@ -109,18 +110,18 @@ fn request(benches: &Package, mut arguments: Vec<OsString>) -> anyhow::Result<Re
         _ => return Ok(Request::Binary { name: "replay", arguments }),
     };
     let known: Vec<&str> = benches.targets_of_kind("bench").collect();
-    let bench = match arguments.first().and_then(|argument| argument.to_str()) {
+    let chosen = match arguments.first().and_then(|argument| argument.to_str()) {
         Some(name) if !name.starts_with('-') => {
             if !known.contains(&name) {
                 bail!("there is no criterion bench `{name}`; there are: {}", known.join(", "));
             }
             let name = name.to_owned();
             arguments.remove(0);
-            Some(name)
+            vec![name]
         }
-        _ => None,
+        _ => known.into_iter().map(str::to_owned).collect(),
     };
-    Ok(Request::Criterion { bench, arguments })
+    Ok(Request::Criterion { benches: chosen, arguments })
 }
 
 #[cfg(test)]
@@ -137,7 +138,9 @@ mod tests {
             license: None,
             features: BTreeMap::new(),
             dependencies: Vec::new(),
-            targets: vec![Target { name: "churn".to_owned(), kind: vec!["bench".to_owned()] }],
+            targets: [("benches", "lib"), ("churn", "bench"), ("micro", "bin"), ("pair", "bench")]
+                .map(|(name, kind)| Target { name: name.to_owned(), kind: vec![kind.to_owned()] })
+                .into(),
         }
     }
 
@@ -160,10 +163,14 @@ mod tests {
     #[test]
     fn criterion_benches_are_chosen_by_name() -> anyhow::Result<()> {
         let chosen = request(&benches(), words(&["criterion", "churn", "--quick"]))?;
-        let expected = Request::Criterion { bench: Some("churn".to_owned()), arguments: words(&["--quick"]) };
-        assert_eq!(chosen, expected);
+        let criterion = |benches: &[&str]| Request::Criterion {
+            benches: benches.iter().map(|name| (*name).to_owned()).collect(),
+            arguments: words(&["--quick"]),
+        };
+        assert_eq!(chosen, criterion(&["churn"]));
+        // The benches, and no library or program, whose test harness would refuse the options.
         let all = request(&benches(), words(&["criterion", "--quick"]))?;
-        assert_eq!(all, Request::Criterion { bench: None, arguments: words(&["--quick"]) });
+        assert_eq!(all, criterion(&["churn", "pair"]));
         assert!(request(&benches(), words(&["criterion", "chrun"])).is_err());
         Ok(())
     }
