@@ -402,6 +402,19 @@ impl World {
         self.run_until(|world| world.queues.values().all(|queue| queue.ops.is_empty()));
     }
 
+    /// Lets time pass until all work of a context is done. That of others goes on as it pleases.
+    pub(crate) fn finish_context(&mut self, context: u64) {
+        self.run_until(|world| world.queues.values().all(|queue| queue.context != context || queue.ops.is_empty()));
+    }
+
+    /// The same for all contexts of a device.
+    pub(crate) fn finish_device(&mut self, device: usize) {
+        let contexts = self.contexts.iter().filter(|(_, context)| context.device == device);
+        for context in contexts.map(|(context, _)| *context).collect::<Vec<_>>() {
+            self.finish_context(context);
+        }
+    }
+
     pub(crate) fn finish_queue(&mut self, key: Key) {
         let count = self.queues.get(&key).map_or(0, |queue| queue.submitted);
         self.run_until(|world| world.queues.get(&key).is_none_or(|queue| queue.done >= count));

@@ -152,8 +152,11 @@ exports! {
             world.invalidate_captures();
             return Err(STREAM_CAPTURE_UNSUPPORTED);
         }
-        world.finish_all();
-        Ok(())
+        world.finish_context(context);
+        world.current().and_then(|(_, device)| match world.devices[device].poisoned {
+            OK => Ok(()),
+            code => Err(code),
+        })
     }
 
     fn cuCtxEnablePeerAccess(peer: u64, _flags: u32) |world| {

@@ -25,7 +25,9 @@ exports! {
         world.about(address);
         match world.allocations.get(&address).map(|allocation| allocation.kind) {
             Some(Kind::Device) => {
-                world.finish_all();
+                // The driver waits for the device that has the memory, not for its peers.
+                let device = world.allocations[&address].device;
+                world.finish_device(device);
                 world.deallocate(address);
                 Ok(())
             }
