@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use alloc_core::{ProviderError, Stream};
 
-use crate::driver::stream::Target;
+use crate::driver::stream::{PER_THREAD, Target};
 use crate::driver::{Context, Event};
 
 /// Idle lanes kept; more are destroyed.
@@ -22,7 +22,7 @@ impl Lanes {
         Self { context, spare: Mutex::default() }
     }
 
-    /// Submits work in the order of `stream`.
+    /// Submits work in the order of `stream`, which if it is a default stream is one of the device `home`.
     ///
     /// Mapped memory is open to its own device and those that were let in. Work of a stream of any other device goes
     /// to a stream of this one, which starts after the other and which the other then waits for.
@@ -31,39 +31,67 @@ impl Lanes {
     /// The stream lives.
     pub(super) unsafe fn in_order(
         &self,
+        home: &'static Context,
         stream: Stream,
         work: impl FnOnce(Stream) -> Result<(), ProviderError>,
     ) -> Result<(), ProviderError> {
         let target = Target::of(stream);
-        // Default streams are those of this device.
-        if target.is_default() {
+        let context = if target.is_default() {
+            home.handle()
+        } else {
+            // A stream that has no such context, as those of green contexts, is taken for the device's that was asked.
+            // SAFETY: the caller says that the stream lives, and it is no default stream.
+            unsafe { self.context.stream_context(target.handle()) }.unwrap_or(home.handle())
+        };
+        if context == self.context.handle() {
             return work(stream);
         }
-        // SAFETY: the caller says that the stream lives, and it is no default stream.
-        match unsafe { self.context.stream_context(target.handle()) } {
-            Ok(context) if context != self.context.handle() => {}
-            // A stream that has no such context, as those of green contexts, is taken for this device's.
-            _ => return work(stream),
+        self.on_lane(home, stream, work)
+    }
+
+    /// As [`Lanes::in_order`], for work that other threads help to submit: to them the default stream of the calling thread has
+    /// no name, and the legacy one, which would stand in for it, may not be used while any blocking stream is captured.
+    ///
+    /// # Safety
+    /// The stream lives.
+    pub(super) unsafe fn in_order_of_threads(
+        &self,
+        home: &'static Context,
+        stream: Stream,
+        work: impl FnOnce(Stream) -> Result<(), ProviderError>,
+    ) -> Result<(), ProviderError> {
+        if Target::of(stream).handle() == PER_THREAD {
+            return self.on_lane(home, stream, work);
         }
+        // SAFETY: the caller's promise.
+        unsafe { self.in_order(home, stream, work) }
+    }
+
+    fn on_lane(
+        &self,
+        home: &'static Context,
+        stream: Stream,
+        work: impl FnOnce(Stream) -> Result<(), ProviderError>,
+    ) -> Result<(), ProviderError> {
         let lane = self.take()?;
-        let outcome = self.between(stream, Stream::from_raw(lane), work);
+        let outcome = self.between(home, stream, Stream::from_raw(lane), work);
         self.put_back(lane);
         outcome
     }
 
     fn between(
         &self,
+        home: &'static Context,
         stream: Stream,
         lane: Stream,
         work: impl FnOnce(Stream) -> Result<(), ProviderError>,
     ) -> Result<(), ProviderError> {
         // SAFETY: the stream lives, says the caller of `in_order`; the lane is this one's.
-        unsafe { Event::record(self.context, stream)?.make_wait(self.context, lane) }?;
+        unsafe { Event::record(home, stream)?.make_wait(self.context, lane) }?;
         // Work that fails may be under way in part.
         let outcome = work(lane);
         // SAFETY: as above.
-        let ordered =
-            unsafe { Event::record(self.context, lane).and_then(|event| event.make_wait(self.context, stream)) };
+        let ordered = unsafe { Event::record(self.context, lane).and_then(|event| event.make_wait(home, stream)) };
         if ordered.is_err() {
             // SAFETY: as above. Nobody would wait for the work: it is over when this returns, or the context is broken.
             unsafe { self.context.stream_synchronize(Target::of(lane)) }?;

@@ -83,6 +83,35 @@ impl CudaTransfer {
         unsafe { self.context.copy_peer(target, source, bytes, Target::of(stream)) }
     }
 
+    /// Who does work on these memories: the transfer of the device that has one of them, as it may be closed to this one's.
+    fn worker(&self, memories: [Device; 2]) -> Result<&Self, ProviderError> {
+        let is_foreign =
+            |device: &Device| device.kind() == DeviceKind::CUDA && device.ordinal() != self.context.ordinal();
+        memories.into_iter().find(is_foreign).map_or(Ok(self), |device| Self::of(device.ordinal()))
+    }
+
+    /// Copies pageable memory, by several threads if it is much.
+    ///
+    /// # Safety
+    /// As [`Transfer::copy`]; `work` is one of the staging's copies, of `bytes` bytes.
+    unsafe fn copy_staged(
+        &self,
+        worker: &Self,
+        bytes: u64,
+        stream: Stream,
+        work: impl FnOnce(Stream) -> Result<(), ProviderError>,
+    ) -> Result<(), ProviderError> {
+        self.refuse_capture(stream)?;
+        let (home, lanes) = (self.context, &worker.lanes);
+        if Staging::takes_threads(bytes) {
+            // SAFETY: the caller says that the stream lives.
+            unsafe { lanes.in_order_of_threads(home, stream, work) }
+        } else {
+            // SAFETY: as above.
+            unsafe { lanes.in_order(home, stream, work) }
+        }
+    }
+
     /// Waits for a stream's work, so that the host itself may touch what the work uses.
     fn wait_on_host(&self, stream: Stream) -> Result<(), ProviderError> {
         self.refuse_capture(stream)?;
@@ -124,26 +153,31 @@ unsafe impl Transfer for CudaTransfer {
             return Ok(());
         }
         let (source, target) = (from.address.get(), to.address.get());
+        let worker = self.worker([from.device, to.device])?;
         match (from.device.kind(), to.device.kind()) {
             (DeviceKind::CPU, DeviceKind::CUDA) => {
-                self.refuse_capture(stream)?;
                 // SAFETY: the caller says that the stream lives and that both ranges are valid.
-                unsafe { self.lanes.in_order(stream, |stream| self.staging.upload(source, target, bytes, stream)) }?;
+                let upload = |stream| unsafe { worker.staging.upload(source, target, bytes, stream) };
+                // SAFETY: as above.
+                unsafe { self.copy_staged(worker, bytes, stream, upload) }?;
             }
             (DeviceKind::CUDA, DeviceKind::CPU) => {
-                self.refuse_capture(stream)?;
                 // SAFETY: the caller says that the stream lives and that both ranges are valid.
-                unsafe { self.lanes.in_order(stream, |stream| self.staging.download(source, target, bytes, stream)) }?;
+                let download = |stream| unsafe { worker.staging.download(source, target, bytes, stream) };
+                // SAFETY: as above.
+                unsafe { self.copy_staged(worker, bytes, stream, download) }?;
             }
             (DeviceKind::CPU, _) | (_, DeviceKind::CPU) => {
                 self.wait_on_host(stream)?;
                 // SAFETY: both are host memory, valid and apart, the caller says; the stream's work is done.
                 unsafe { std::ptr::copy_nonoverlapping(source as *const u8, target as *mut u8, bytes as usize) };
             }
-            // SAFETY: the caller's promise; both are memory that the driver knows.
-            _ => unsafe {
-                self.lanes.in_order(stream, |stream| self.context.copy(target, source, bytes, Target::of(stream)))
-            }?,
+            _ => {
+                // SAFETY: the caller's promise; both are memory that the driver knows.
+                let copy = |stream| unsafe { worker.context.copy(target, source, bytes, Target::of(stream)) };
+                // SAFETY: the caller says that the stream lives.
+                unsafe { worker.lanes.in_order(self.context, stream, copy) }?;
+            }
         }
         Ok(())
     }
@@ -153,11 +187,11 @@ unsafe impl Transfer for CudaTransfer {
             return Ok(());
         }
         if is_ours(to.device) {
+            let worker = self.worker([to.device; 2])?;
             // SAFETY: the caller's promise.
-            unsafe {
-                self.lanes
-                    .in_order(stream, |stream| self.context.fill(to.address.get(), bytes, value, Target::of(stream)))
-            }?;
+            let fill = |stream| unsafe { worker.context.fill(to.address.get(), bytes, value, Target::of(stream)) };
+            // SAFETY: the caller says that the stream lives.
+            unsafe { worker.lanes.in_order(self.context, stream, fill) }?;
             return Ok(());
         }
         if to.device != Device::CPU {

@@ -131,6 +131,11 @@ impl Staging {
         Self { context, small: Ring::new(SMALL, SMALL_LOT, SMALL_CHUNKS), large: Ring::new(LARGE, LOT, LARGE_CHUNKS) }
     }
 
+    /// Whether several threads share in a copy of so many bytes.
+    pub(super) fn takes_threads(bytes: u64) -> bool {
+        bytes > LARGE
+    }
+
     fn ring(&self, bytes: u64) -> &Ring {
         if bytes <= SMALL { &self.small } else { &self.large }
     }

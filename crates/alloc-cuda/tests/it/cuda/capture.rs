@@ -444,3 +444,29 @@ fn waiting_for_a_stream_harms_no_capture_of_another() {
         .unwrap();
     drop(graph);
 }
+
+#[test]
+fn a_large_copy_on_one_threads_default_stream_harms_no_capture_on_anothers() {
+    let _driver = alone();
+    let pool = alloc_cuda::device_pool(0, &DeviceOptions::default(), PoolConfig::default()).unwrap();
+    let captured = CudaStream::per_thread_default(0).unwrap();
+    let copies = || {
+        let stream = CudaStream::per_thread_default(0).unwrap();
+        let length = 21 << 20;
+        let block = pool.allocate(bytes(length), stream.stream()).unwrap();
+        let place = Place { device: pool.device(), address: block.address() };
+        let mut memory = vec![6_u8; length as usize];
+        let host = Place { device: Device::CPU, address: Address::new(memory.as_mut_ptr() as u64) };
+        // SAFETY: the places are valid.
+        unsafe { CudaTransfer::of(0).unwrap().copy(host, place, length, stream.stream()) }.unwrap();
+        assert!(read(place, length as usize, &stream).iter().all(|byte| *byte == 6));
+        release(&*pool, block, stream.stream());
+    };
+    let (graph, ()) = captured
+        .capture(|_| {
+            std::thread::scope(|scope| scope.spawn(copies).join()).unwrap();
+            Ok::<_, Error>(())
+        })
+        .unwrap();
+    drop(graph);
+}

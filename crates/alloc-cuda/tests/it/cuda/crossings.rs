@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use alloc_core::{AllocatorHandle, DeviceAllocator, Place, Transfer};
-use alloc_cuda::{CudaStream, CudaTransfer, DeviceOptions, DevicePool};
+use alloc_core::{Address, AllocatorHandle, Device, DeviceAllocator, Place, Stream, Transfer};
+use alloc_cuda::{CudaStream, CudaTransfer, DeviceOptions, DevicePool, PinnedMethod};
 use alloc_pool::PoolConfig;
 use buffer::Buffer;
 
@@ -145,6 +145,57 @@ fn a_stream_of_the_other_device_orders_what_it_cannot_reach() {
         there.synchronize().unwrap();
     }
     assert_eq!(fake.calls("cuStreamCreateWithPriority"), made);
+}
+
+#[test]
+fn page_locked_memory_of_one_device_takes_what_is_closed_to_that_device() {
+    if !two_devices("copies to memory that is page-locked through another device") {
+        return;
+    }
+    let _device = any_device();
+    let [_, far] = pools(false);
+    let pinned = alloc_cuda::pinned_pool(0, PinnedMethod::Registered, PoolConfig::default()).unwrap();
+    let [here, there] = [0, 1].map(|ordinal| CudaStream::new(ordinal).unwrap());
+    for length in [4096, 5 << 20] {
+        let source = Buffer::from_slice_on(handle(&far), &pattern(length, 1), there.stream()).unwrap();
+        for on in [here.stream(), there.stream(), Stream::DEFAULT] {
+            let pinned: AllocatorHandle = Arc::clone(&pinned).into();
+            let mut target = Buffer::zeroed_on(pinned, length, here.stream()).unwrap();
+            target.copy_from_exact_on(&source, on).unwrap();
+            assert!(target.to_vec::<u8>().unwrap() == pattern(length, 1), "{length} bytes on {on:?}");
+        }
+    }
+}
+
+#[test]
+fn a_transfer_copies_and_fills_the_memory_of_another_device_on_that_device() {
+    if !two_devices("work of another device's transfer") {
+        return;
+    }
+    let _device = any_device();
+    let [_, far] = pools(false);
+    let transfer = CudaTransfer::of(0).unwrap();
+    let [here, there] = [0, 1].map(|ordinal| CudaStream::new(ordinal).unwrap());
+    for length in [4096, 9 << 20] {
+        let block = far.allocate(bytes(length), there.stream()).unwrap();
+        let place = Place { device: far.device(), address: block.address() };
+        there.synchronize().unwrap();
+        for stream in [here.stream(), there.stream(), Stream::DEFAULT] {
+            let (mut sent, mut back) = (pattern(length, 2), vec![0_u8; length as usize]);
+            let host =
+                |bytes: &mut Vec<u8>| Place { device: Device::CPU, address: Address::new(bytes.as_mut_ptr() as u64) };
+            // SAFETY: all places are valid, and nobody else uses them.
+            unsafe {
+                transfer.copy(host(&mut sent), place, length, stream).unwrap();
+                transfer.copy(place, host(&mut back), length, stream).unwrap();
+                assert!(back == sent, "{length} bytes on {stream:?}");
+                transfer.fill(place, length, 7, stream).unwrap();
+                transfer.copy(place, host(&mut back), length, stream).unwrap();
+            }
+            assert!(back.iter().all(|byte| *byte == 7), "{length} bytes on {stream:?}");
+        }
+        release(&*far, block, there.stream());
+    }
 }
 
 /// Copies that overlap in both directions, their sources and destinations dropped while they run, between kernels that

@@ -50,8 +50,8 @@ fn peers_get_access_where_it_is_asked_for() {
         let with = DeviceOptions::default().addressing(addressing).peers([1]);
         let pool = alloc_cuda::device_pool(0, &with, PoolConfig::default()).unwrap();
         let block = pool.allocate(bytes(1 << 20), stream.stream()).unwrap();
-        let place = Place { device: pool.device(), address: block.address() };
-        // Work of device 1 on memory of device 0.
+        // Work of device 1 on memory of device 0, as if it were its own.
+        let place = Place { device: Device::cuda(1), address: block.address() };
         // SAFETY: the place is valid.
         unsafe { transfer.fill(place, 1 << 20, 9, stream.stream()) }.unwrap();
         stream.synchronize().unwrap();
@@ -183,7 +183,8 @@ fn the_fake_notices_access_that_was_not_asked_for() {
         alloc_cuda::device_pool(0, &DeviceOptions::default().addressing(Addressing::Mapped), PoolConfig::default())
             .unwrap();
     let block = pool.allocate(bytes(1 << 20), stream.stream()).unwrap();
-    let place = Place { device: pool.device(), address: block.address() };
+    // As if the memory were device 1's own.
+    let place = Place { device: Device::cuda(1), address: block.address() };
     // SAFETY: the fake driver answers with an error.
     let _ = unsafe { CudaTransfer::of(1).unwrap().fill(place, 1 << 20, 9, stream.stream()) };
     assert!(stream.synchronize().is_err());

@@ -268,7 +268,7 @@ fn dropping_waits_for_the_work_of_every_device_that_has_access() {
     fake.hold(stream.stream());
     // SAFETY: the memory is dropped, and that waits.
     unsafe {
-        let place = alloc_core::Place { device: Device::cuda(0), address };
+        let place = alloc_core::Place { device: Device::cuda(1), address };
         alloc_core::Transfer::fill(transfer, place, BYTES, 1, stream.stream()).unwrap();
     }
     assert!(fake.pending(stream.stream()) > 0);
