@@ -47,9 +47,37 @@ struct Ring {
 #[derive(Debug, Default)]
 struct State {
     free: Vec<Chunk>,
-    /// Chunks that the device still reads, oldest first.
-    busy: VecDeque<(Chunk, Event)>,
+    /// Oldest first.
+    busy: VecDeque<Busy>,
+    /// Chunks that are there, also in use; those that were lost are not.
     made: u64,
+}
+
+/// A chunk that the device still reads, in the order of a stream.
+#[derive(Debug)]
+struct Busy {
+    chunk: Chunk,
+    stream: Stream,
+    done: Event,
+}
+
+impl State {
+    /// A chunk whose copy is done, if there is any.
+    fn take_done(&mut self) -> Result<Option<Chunk>, ProviderError> {
+        // One stream may be far behind the others, and what comes after that on the same stream is not done either.
+        let mut behind: Vec<Stream> = Vec::new();
+        for index in 0..self.busy.len() {
+            let Busy { stream, done, .. } = &self.busy[index];
+            if behind.contains(stream) {
+                continue;
+            }
+            if done.is_complete()? {
+                return Ok(self.busy.remove(index).map(|busy| busy.chunk));
+            }
+            behind.push(*stream);
+        }
+        Ok(None)
+    }
 }
 
 impl Ring {
@@ -68,28 +96,15 @@ impl Ring {
             if let Some(chunk) = state.free.pop() {
                 return Ok(chunk);
             }
-            if let Some((chunk, event)) = state.busy.pop_front() {
-                let done = match event.is_complete() {
-                    Ok(done) => done,
-                    Err(error) => {
-                        // Whether the device still reads it can't be known now; the next may ask again.
-                        state.busy.push_front((chunk, event));
-                        return Err(error);
-                    }
-                };
-                if done {
-                    return Ok(chunk);
+            match state.take_done() {
+                Ok(Some(chunk)) => return Ok(chunk),
+                Ok(None) => {}
+                Err(error) => {
+                    // Whether the device still reads it can't be known now; the next may ask again, and those who wait
+                    // are to hear of it too.
+                    self.freed.notify_one();
+                    return Err(error);
                 }
-                if state.made >= self.limit {
-                    drop(state);
-                    let waited = event.synchronize();
-                    if let Err(error) = waited {
-                        self.lock().busy.push_front((chunk, event));
-                        return Err(error);
-                    }
-                    return Ok(chunk);
-                }
-                state.busy.push_front((chunk, event));
             }
             if state.made < self.limit {
                 match PinnedMemory::new(context, self.lot, PinnedMethod::Registered) {
@@ -102,14 +117,20 @@ impl Ring {
                         continue;
                     }
                     Err(error) if state.made == 0 => return Err(error),
-                    // What there is has to do: pretend that this is the limit.
-                    Err(_) if state.busy.is_empty() => {}
-                    Err(_) => {
-                        let Some((chunk, event)) = state.busy.pop_front() else { continue };
-                        drop(state);
-                        return event.synchronize().map(|()| chunk);
-                    }
+                    // What there is has to do, as if this were the limit.
+                    Err(_) => {}
                 }
+            }
+            if let Some(oldest) = state.busy.pop_front() {
+                drop(state);
+                return match oldest.done.synchronize() {
+                    Ok(()) => Ok(oldest.chunk),
+                    Err(error) => {
+                        self.lock().busy.push_front(oldest);
+                        self.freed.notify_one();
+                        Err(error)
+                    }
+                };
             }
             state = self.freed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -120,9 +141,17 @@ impl Ring {
         self.freed.notify_one();
     }
 
-    fn put_back_after(&self, chunk: Chunk, event: Event) {
-        self.lock().busy.push_back((chunk, event));
+    fn put_back_after(&self, chunk: Chunk, stream: Stream, done: Event) {
+        self.lock().busy.push_back(Busy { chunk, stream, done });
         self.freed.notify_one();
+    }
+
+    /// Gives up a chunk that the device may use for ever. Another may be made in its place, and those who wait for one find out
+    /// whether that is so.
+    fn lose(&self) {
+        let mut state = self.lock();
+        state.made = state.made.saturating_sub(1);
+        self.freed.notify_all();
     }
 }
 
@@ -160,13 +189,14 @@ impl Staging {
             }
             // SAFETY: the caller says that the stream lives, and it does not capture, or the copy would have failed.
             match unsafe { Event::record(self.context, stream) } {
-                Ok(event) => ring.put_back_after(chunk, event),
+                Ok(event) => ring.put_back_after(chunk, stream, event),
                 // When the device is done with the chunk can't be known: it is lost, unless the stream can be waited
                 // for.
                 Err(error) => {
                     // SAFETY: as above.
-                    if unsafe { self.context.stream_synchronize(Target::of(stream)) }.is_ok() {
-                        ring.put_back(chunk);
+                    match unsafe { self.context.stream_synchronize(Target::of(stream)) } {
+                        Ok(()) => ring.put_back(chunk),
+                        Err(_) => ring.lose(),
                     }
                     return Err(error);
                 }
@@ -194,8 +224,11 @@ impl Staging {
                 // SAFETY: as above.
                 Err(_) => unsafe { self.context.stream_synchronize(Target::of(stream)) },
             };
-            // After a failure the device may still write to the chunk: it is lost.
-            done?;
+            if let Err(error) = done {
+                // The device may still write to the chunk.
+                ring.lose();
+                return Err(error);
+            }
             // SAFETY: the device is done with the chunk; the caller vouches for the target.
             unsafe {
                 std::ptr::copy_nonoverlapping(chunk as *const u8, (to + offset) as *mut u8, length as usize);
@@ -228,11 +261,12 @@ fn in_parallel(
             }
         }
     };
-    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
-    let threads = chunks.min(MAX_THREADS).min(cores);
-    if threads == 1 {
+    if chunks == 1 {
+        // The system reads files to say how many cores there are, which takes longer than a small copy.
         return work();
     }
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+    let threads = chunks.min(MAX_THREADS).min(cores);
     std::thread::scope(|scope| {
         // Fewer threads than wished for do the same work.
         let others: Vec<_> =

@@ -155,6 +155,56 @@ fn a_failure_in_the_middle_of_a_large_copy_is_reported_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_copy_waits_for_no_stream_that_lags_behind() {
+    let Some(fake) = fake() else { return };
+    let pool = alloc_cuda::device_pool(0, &DeviceOptions::default(), PoolConfig::default()).unwrap();
+    let transfer = CudaTransfer::of(0).unwrap();
+    let [lagging, other] = [(); 2].map(|()| CudaStream::new(0).unwrap());
+    let mut memory = pattern(1000);
+    let places = [&lagging, &other].map(|stream| {
+        let block = pool.allocate(bytes(1000), stream.stream()).unwrap();
+        (block, Place { device: pool.device(), address: block.address() })
+    });
+    fake.hold(lagging.stream());
+    // SAFETY: the places are valid.
+    unsafe { transfer.copy(host(&mut memory), places[0].1, 1000, lagging.stream()) }.unwrap();
+    // More than there are chunks.
+    for _ in 0..300 {
+        // SAFETY: as above.
+        unsafe { transfer.copy(host(&mut memory), places[1].1, 1000, other.stream()) }.unwrap();
+    }
+    assert!(fake.pending(lagging.stream()) > 0, "the other stream's copies waited for this one's");
+    fake.resume(lagging.stream());
+    release(&*pool, places[0].0, lagging.stream());
+    release(&*pool, places[1].0, other.stream());
+}
+
+#[test]
+fn copies_that_fail_leave_none_waiting_for_ever() {
+    let Some(fake) = fake() else { return };
+    let pool = alloc_cuda::device_pool(0, &DeviceOptions::default(), PoolConfig::default()).unwrap();
+    let stream = CudaStream::new(0).unwrap();
+    let block = pool.allocate(bytes(1000), stream.stream()).unwrap();
+    let place = Place { device: pool.device(), address: block.address() };
+    let named = stream.stream();
+    let copy = move || {
+        let mut memory = vec![0; 1000];
+        // SAFETY: the places are valid.
+        unsafe { CudaTransfer::of(0).unwrap().copy(place, host(&mut memory), 1000, named) }
+    };
+    // More than there are chunks.
+    (0..300).for_each(|_| fake.fail("cuEventSynchronize", 0, 999));
+    let (done, is_done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        (0..300).for_each(|_| assert!(copy().is_err()));
+        done.send(copy())
+    });
+    let last = is_done.recv_timeout(std::time::Duration::from_secs(20));
+    assert_eq!(last.expect("a copy waits for chunks that never come back"), Ok(()));
+    release(&*pool, block, stream.stream());
+}
+
+#[test]
 fn many_threads_copy_at_once() {
     let _device = any_device();
     let pool = alloc_cuda::device_pool(0, &DeviceOptions::default(), PoolConfig::default()).unwrap();
