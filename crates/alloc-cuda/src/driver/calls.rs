@@ -157,6 +157,7 @@ driver_calls! {
     fn cuEventSynchronize(event: u64);
 
     fn cuGraphInstantiateWithFlags(executable: *mut u64, graph: u64, flags: u64);
+    fn cuGraphInstantiate_v2(executable: *mut u64, graph: u64, node: *mut u64, text: *mut c_char, bytes: usize);
     fn cuGraphLaunch(executable: u64, stream: u64);
     fn cuGraphExecDestroy(executable: u64);
     fn cuGraphDestroy(graph: u64);

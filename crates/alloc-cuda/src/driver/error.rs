@@ -8,6 +8,7 @@ use alloc_core::{Device, ProviderError, ProviderErrorKind};
 use super::calls::{self, NOT_BUILT};
 
 pub(crate) const OUT_OF_MEMORY: i32 = 2;
+pub(crate) const NEEDS_NEWER_DRIVER: i32 = 36;
 pub(crate) const NO_DEVICE: i32 = 100;
 pub(crate) const INVALID_DEVICE: i32 = 101;
 pub(crate) const INVALID_HANDLE: i32 = 400;
@@ -72,7 +73,7 @@ pub(crate) fn kind(code: i32) -> ProviderErrorKind {
         // mismatched.
         3 | 34 | 35 | 46 | NO_DEVICE | INVALID_DEVICE | 802..=809 => ProviderErrorKind::Unavailable,
         // The call needs a newer driver; not found; not permitted; not supported; not while a stream captures.
-        36 | 500 | 800 | 801 | STREAM_CAPTURE_UNSUPPORTED => ProviderErrorKind::Unsupported,
+        NEEDS_NEWER_DRIVER | 500 | 800 | 801 | STREAM_CAPTURE_UNSUPPORTED => ProviderErrorKind::Unsupported,
         _ => ProviderErrorKind::Other,
     }
 }

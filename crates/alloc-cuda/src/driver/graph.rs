@@ -5,6 +5,7 @@ use alloc_core::ProviderError;
 use super::calls;
 use super::captures::CAPTURES;
 use super::context::Context;
+use super::error::NEEDS_NEWER_DRIVER;
 use super::stream::Target;
 
 /// `CU_STREAM_CAPTURE_MODE_THREAD_LOCAL`: other threads stay free to do what a capture forbids.
@@ -54,9 +55,15 @@ impl Context {
         let _current = self.enter_relaxed()?;
         let mut executable = 0;
         // SAFETY: the caller's promise; the out parameter is a local.
-        self.check("cuGraphInstantiateWithFlags", unsafe {
-            calls::cuGraphInstantiateWithFlags(&raw mut executable, graph, 0)
-        })?;
+        let code = unsafe { calls::cuGraphInstantiateWithFlags(&raw mut executable, graph, 0) };
+        if code == NEEDS_NEWER_DRIVER {
+            // Drivers before CUDA 11.4 have this one only.
+            let (node, text) = (std::ptr::null_mut(), std::ptr::null_mut());
+            // SAFETY: as above; the driver is told of no place for what it would say of a failure.
+            let code = unsafe { calls::cuGraphInstantiate_v2(&raw mut executable, graph, node, text, 0) };
+            return self.check("cuGraphInstantiate", code).map(|()| executable);
+        }
+        self.check("cuGraphInstantiateWithFlags", code)?;
         Ok(executable)
     }
 
