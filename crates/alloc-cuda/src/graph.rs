@@ -45,9 +45,16 @@ use crate::stream::CudaStream;
 pub struct CapturedGraph {
     context: &'static Context,
     executable: u64,
-    /// The last launch on each stream.
-    launches: Mutex<Vec<(Stream, Event)>>,
+    launches: Mutex<Launches>,
     memory: Arc<Mutex<Memory>>,
+}
+
+#[derive(Default)]
+struct Launches {
+    /// The last launch on each stream, with the stream's device.
+    last: Vec<(u16, Stream, Event)>,
+    /// The graph is part of another one, which may be launched for ever.
+    is_captured: bool,
 }
 
 /// What a graph keeps alive.
@@ -171,15 +178,23 @@ impl CudaStream {
 impl CapturedGraph {
     /// Submits the captured work to `stream`, which may be another than the one it was captured from.
     ///
-    /// Streams of other work that uses the same memory have to be ordered by the caller, as with any work.
+    /// Streams of other work that uses the same memory have to be ordered by the caller, as with any work. Launched to a stream that
+    /// is being captured, the graph becomes a part of another one, whose end nobody knows here: what this one keeps then stays for
+    /// the rest of the process.
     ///
     /// # Errors
     /// What the driver reports.
     pub fn launch(&self, stream: &CudaStream) -> Result<(), ProviderError> {
         // One launch after the other, so that the event kept is that of the last.
         let mut launches = lock(&self.launches);
+        let is_captured = stream.is_capturing()?;
+        // A default stream is that of its own device, which need not be the graph's.
         // SAFETY: graph and stream live, and so does what the graph uses: dropping the graph waits for the event.
-        unsafe { self.context.launch_graph(self.executable, stream.target()) }?;
+        unsafe { stream.context().launch_graph(self.executable, stream.target()) }?;
+        if is_captured {
+            launches.is_captured = true;
+            return Ok(());
+        }
         // SAFETY: the stream lives.
         let event = match unsafe { Event::record(stream.context(), stream.stream()) } {
             Ok(event) => event,
@@ -188,8 +203,10 @@ impl CapturedGraph {
                 return Err(error);
             }
         };
-        launches.retain(|(launched, _)| *launched != stream.stream());
-        launches.push((stream.stream(), event));
+        // All devices call their default streams the same.
+        let (device, stream) = (stream.context().ordinal(), stream.stream());
+        launches.last.retain(|(on, launched, _)| (*on, *launched) != (device, stream));
+        launches.last.push((device, stream, event));
         Ok(())
     }
 
@@ -218,9 +235,16 @@ impl Memory {
 
 impl Drop for CapturedGraph {
     fn drop(&mut self) {
-        let known = lock(&self.launches).iter().try_for_each(|(_, event)| event.synchronize());
+        let (known, is_captured) = {
+            let launches = lock(&self.launches);
+            (launches.last.iter().try_for_each(|(.., event)| event.synchronize()), launches.is_captured)
+        };
         let memory = Memory::end(&self.memory);
         match known {
+            Ok(()) if is_captured => {
+                tracing::warn!("a graph and its memory were leaked, since the graph is part of another");
+                std::mem::forget(memory);
+            }
             Ok(()) => {
                 // SAFETY: the graph is ours and no launch of it runs. A failure leaves nothing to be done.
                 let _ = unsafe { self.context.destroy_executable(self.executable) };

@@ -24,6 +24,7 @@ mod cuda {
     mod devices;
     mod errors;
     mod failures;
+    mod graphs;
     mod harness;
     mod kernels;
     mod ordering;
