@@ -174,12 +174,14 @@ impl ShareableMemory {
         let access: Vec<i32> = users.iter().map(|user| i32::from(*user)).collect();
         let mapped = context.reserve(bytes, granularity).and_then(|address| {
             // SAFETY: the addresses were just reserved; the driver checks the size of a handle that was imported.
-            let mapped = unsafe { context.map(address, bytes, handle, &access) };
-            if mapped.is_err() {
-                // SAFETY: just reserved, and nothing is mapped there.
-                let _ = unsafe { context.unreserve(address, bytes) };
-            }
-            mapped.map(|()| address)
+            unsafe { context.map(address, bytes, handle, &access) }.map(|()| address).map_err(|failed| {
+                // Addresses where something stays are lost with it.
+                if !failed.stays {
+                    // SAFETY: just reserved, and nothing is mapped there.
+                    let _ = unsafe { context.unreserve(address, bytes) };
+                }
+                failed.error
+            })
         });
         match mapped {
             Ok(address) => Ok(Self { context, users, handle, address, bytes, imported }),
@@ -298,9 +300,10 @@ impl Mapping {
         // SAFETY: mapped by `ShareableMemory::mapped`, and unmapped here only, when no work uses it.
         unsafe { self.context.unmap(self.address, self.bytes) }?;
         // SAFETY: reserved there too, given back here only, and nothing is mapped any more.
-        unsafe { self.context.unreserve(self.address, self.bytes) }?;
+        let unreserved = unsafe { self.context.unreserve(self.address, self.bytes) };
+        // The memory goes even if its addresses don't.
         // SAFETY: the handle is this one's and released here only.
-        unsafe { self.context.release(self.handle) }
+        unreserved.and(unsafe { self.context.release(self.handle) })
     }
 }
 

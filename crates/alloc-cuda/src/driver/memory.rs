@@ -29,6 +29,20 @@ pub(crate) struct Abilities {
     pub(crate) shareable: bool,
 }
 
+/// Memory that could not be mapped, or not be opened to those that are to use it.
+#[derive(Debug)]
+pub(crate) struct NotMapped {
+    pub(crate) error: ProviderError,
+    /// It is mapped all the same: the driver refused to let some device in, and to undo the mapping too.
+    pub(crate) stays: bool,
+}
+
+impl From<ProviderError> for NotMapped {
+    fn from(error: ProviderError) -> Self {
+        Self { error, stays: false }
+    }
+}
+
 /// Figures and switches of a driver pool, by the driver's numbers.
 #[derive(Clone, Copy, Debug)]
 #[repr(i32)]
@@ -113,27 +127,20 @@ impl Context {
         self.check("cuMemRelease", unsafe { calls::cuMemRelease(handle) })
     }
 
-    /// Maps a handle and lets `devices` read and write it there. On an error nothing is mapped.
+    /// Maps a handle and lets `devices` read and write it there. On an error nothing is mapped, or it says so.
     ///
     /// # Safety
     /// The addresses are reserved and free, and `bytes` is the size of the handle.
-    pub(crate) unsafe fn map(
-        &self,
-        address: u64,
-        bytes: u64,
-        handle: u64,
-        devices: &[i32],
-    ) -> Result<(), ProviderError> {
+    pub(crate) unsafe fn map(&self, address: u64, bytes: u64, handle: u64, devices: &[i32]) -> Result<(), NotMapped> {
         let _current = self.enter_relaxed()?;
         // SAFETY: the caller's promise.
         self.check("cuMemMap", unsafe { calls::cuMemMap(address, bytes as usize, 0, handle, 0) })?;
         // SAFETY: the range was just mapped.
-        let allowed = unsafe { self.allow(address, bytes, devices) };
-        if allowed.is_err() {
+        unsafe { self.allow(address, bytes, devices) }.map_err(|error| {
             // SAFETY: the range was just mapped, and nobody has used it. The first error is the one to report.
-            let _ = unsafe { calls::cuMemUnmap(address, bytes as usize) };
-        }
-        allowed
+            let stays = unsafe { calls::cuMemUnmap(address, bytes as usize) } != 0;
+            NotMapped { error, stays }
+        })
     }
 
     /// Lets `devices` read and write what is mapped.

@@ -12,11 +12,13 @@ pub(super) struct Access {
     devices: Vec<i32>,
     /// Bytes by address.
     views: BTreeMap<u64, u64>,
+    /// What is mapped though it should not be, as it could neither be opened nor be unmapped. Nobody uses it.
+    remains: BTreeMap<u64, u64>,
 }
 
 impl Access {
     pub(super) fn of(device: i32) -> Self {
-        Self { devices: vec![device], views: BTreeMap::new() }
+        Self { devices: vec![device], views: BTreeMap::new(), remains: BTreeMap::new() }
     }
 
     pub(super) fn devices(&self) -> &[i32] {
@@ -33,6 +35,30 @@ impl Access {
 
     pub(super) fn remove_view(&mut self, address: u64) {
         self.views.remove(&address);
+    }
+
+    pub(super) fn add_remains(&mut self, address: u64, bytes: u64) {
+        self.remains.insert(address, bytes);
+    }
+
+    /// Takes away by `unmap` what remains in a range, for the range to be used again.
+    ///
+    /// # Errors
+    /// That of `unmap`. What it was told of remains then.
+    pub(super) fn clear(
+        &mut self,
+        address: u64,
+        bytes: u64,
+        unmap: impl Fn(u64, u64) -> Result<(), ProviderError>,
+    ) -> Result<(), ProviderError> {
+        let end = address.saturating_add(bytes);
+        // What begins before the range may reach into it.
+        let overlaps = |(start, bytes): &(&u64, &u64)| **start + **bytes > address;
+        while let Some((start, bytes)) = self.remains.range(..end).filter(overlaps).map(|(a, b)| (*a, *b)).next() {
+            unmap(start, bytes)?;
+            self.remains.remove(&start);
+        }
+        Ok(())
     }
 
     /// Lets another device in: into every view by `open`, which is told address, bytes and all devices.
@@ -76,6 +102,23 @@ mod tests {
         access.open_views(7, open).unwrap();
         assert_eq!(seen.take(), [(100, 10, vec![4, 7]), (300, 30, vec![4, 7])]);
         assert!(access.includes(7));
+    }
+
+    #[test]
+    fn what_remains_is_taken_away_where_it_is_in_the_way() {
+        let mut access = Access::of(0);
+        [(100, 10), (110, 30), (200, 20)].into_iter().for_each(|(address, bytes)| access.add_remains(address, bytes));
+        let seen = RefCell::new(Vec::new());
+        let unmap = |address, bytes| {
+            seen.borrow_mut().push((address, bytes));
+            Ok(())
+        };
+        access.clear(120, 80, unmap).unwrap();
+        assert_eq!(seen.take(), [(110, 30)]);
+        access.clear(0, 300, unmap).unwrap();
+        assert_eq!(seen.take(), [(100, 10), (200, 20)]);
+        access.clear(0, 300, unmap).unwrap();
+        assert_eq!(seen.take(), []);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use alloc_core::{
 
 use super::access::Access;
 use crate::driver::context::Attribute;
-use crate::driver::memory::Abilities;
+use crate::driver::memory::{Abilities, NotMapped};
 use crate::driver::{Context, Event};
 use crate::transfer::CudaTransfer;
 
@@ -173,6 +173,14 @@ impl DeviceProvider {
         self.access.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes away what remains mapped in a range that is to be used again.
+    fn clear(&self, access: &mut Access, address: u64, bytes: u64) -> Result<(), ProviderError> {
+        access.clear(address, bytes, |address, bytes| {
+            // SAFETY: one mapping of ours that could not be opened, so nobody has used it.
+            unsafe { self.context.unmap(address, bytes) }
+        })
+    }
+
     /// Refuses what would leave the device less than the headroom. The device is asked when half of what it could spare
     /// has been taken, so seldom; what other processes take in the meantime is noticed late.
     fn keep_headroom(&self, bytes: u64) -> Result<(), ProviderError> {
@@ -253,7 +261,8 @@ unsafe impl MemoryProvider for DeviceProvider {
     }
 
     unsafe fn unreserve(&self, range: AddressRange) -> Result<(), ProviderError> {
-        // SAFETY: the caller's promise is the one asked for.
+        self.clear(&mut self.lock_access(), range.start.get(), range.bytes)?;
+        // SAFETY: the caller's promise is the one asked for, and nothing remains there.
         unsafe { self.context.unreserve(range.start.get(), range.bytes) }
     }
 
@@ -277,10 +286,20 @@ unsafe impl MemoryProvider for DeviceProvider {
     unsafe fn map(&self, at: Address, physical: &Physical, bytes: u64) -> Result<(), ProviderError> {
         // Locked until the view is in the list, lest a peer that comes in between misses it.
         let mut access = self.lock_access();
-        // SAFETY: the caller's promise is the one asked for.
-        unsafe { self.context.map(at.get(), bytes, physical.base, access.devices()) }?;
-        access.add_view(at.get(), bytes);
-        Ok(())
+        self.clear(&mut access, at.get(), bytes)?;
+        // SAFETY: the caller's promise is the one asked for, and nothing remains there.
+        match unsafe { self.context.map(at.get(), bytes, physical.base, access.devices()) } {
+            Ok(()) => {
+                access.add_view(at.get(), bytes);
+                Ok(())
+            }
+            Err(NotMapped { error, stays }) => {
+                if stays {
+                    access.add_remains(at.get(), bytes);
+                }
+                Err(error)
+            }
+        }
     }
 
     unsafe fn unmap(&self, at: Address, bytes: u64) -> Result<(), ProviderError> {

@@ -108,6 +108,27 @@ fn a_failure_that_did_nothing_loses_nothing() {
 }
 
 #[test]
+fn a_mapping_that_could_neither_be_opened_nor_undone_is_in_nobodys_way() {
+    let Some(fake) = fake() else { return };
+    let stream = CudaStream::new(0).unwrap();
+    let (_, make) = pools().swap_remove(0);
+    let before = books(&fake);
+    for again in [true, false] {
+        let pool = make();
+        fake.fail("cuMemSetAccess", 0, 304);
+        fake.fail("cuMemUnmap", 0, 304);
+        assert!(pool.allocate(bytes(4 << 20), stream.stream()).is_err());
+        assert_eq!(fake.failures_left(), 0);
+        if again {
+            let block = pool.allocate(bytes(4 << 20), stream.stream()).unwrap();
+            super::harness::release(&*pool, block, stream.stream());
+        }
+        drop(pool);
+        assert_eq!(books(&fake), before);
+    }
+}
+
+#[test]
 fn any_failure_at_any_call_is_survived() {
     let Some(fake) = fake() else { return };
     for (kind, make) in pools() {

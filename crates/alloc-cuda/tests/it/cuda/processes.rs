@@ -259,6 +259,16 @@ fn a_failure_at_any_call_loses_nothing() {
 }
 
 #[test]
+fn memory_goes_though_its_addresses_do_not() {
+    let Some(fake) = fake() else { return };
+    let used = fake.used(0);
+    let memory = ShareableMemory::new(0, BYTES, &[]).unwrap();
+    fake.fail("cuMemAddressFree", 0, 304);
+    drop(memory);
+    assert_eq!(fake.used(0), used);
+}
+
+#[test]
 fn dropping_waits_for_the_work_of_every_device_that_has_access() {
     let Some(fake) = fake() else { return };
     let memory = ShareableMemory::new(0, BYTES, &[1]).unwrap();
