@@ -49,10 +49,25 @@ const MOST: usize = 64;
 /// The contexts that are open, by ordinal.
 static OPEN: [OnceLock<&'static Context>; MOST] = [const { OnceLock::new() }; MOST];
 
-/// Initialises the driver, once.
+/// Initialises the driver, once. Where it can't be for a reason that may pass, the next call tries again.
 fn initialise() -> Result<i32, ProviderError> {
     static STARTED: OnceLock<Result<i32, ProviderError>> = OnceLock::new();
-    STARTED.get_or_init(start).clone()
+    if let Some(started) = STARTED.get() {
+        return started.clone();
+    }
+    let started = start();
+    match &started {
+        Err(error) if may_pass(error) => started,
+        _ => STARTED.get_or_init(|| started).clone(),
+    }
+}
+
+/// Whether a driver that did not start may do so later: a device that somebody else has, services of the system that are not
+/// up yet, memory that is short. No driver, no device and versions that don't fit stay as they are.
+fn may_pass(error: &ProviderError) -> bool {
+    const DEVICE_UNAVAILABLE: i64 = 46;
+    const SYSTEM_NOT_READY: i64 = 802;
+    error.kind != ProviderErrorKind::Unavailable || [DEVICE_UNAVAILABLE, SYSTEM_NOT_READY].contains(&error.code)
 }
 
 fn start() -> Result<i32, ProviderError> {

@@ -75,6 +75,26 @@ fn with_old_driver() {
 }
 
 #[test]
+fn a_driver_that_was_not_ready_is_asked_again() {
+    if !on_gpu() {
+        child("with_driver_that_is_not_ready", &[]);
+    }
+}
+
+#[test]
+#[ignore = "run by `a_driver_that_was_not_ready_is_asked_again`"]
+fn with_driver_that_is_not_ready() {
+    let Some(fake) = super::harness::fake() else { return };
+    fake.fail("cuInit", 0, 802);
+    fake.fail("cuInit", 0, 2);
+    assert_eq!(alloc_cuda::device_count().unwrap_err().code, 802);
+    assert_eq!(alloc_cuda::device_count().unwrap_err().code, 2);
+    assert_eq!(alloc_cuda::device_count(), Ok(4));
+    alloc_cuda::global(0).unwrap();
+    assert_eq!(fake.calls("cuInit"), 3, "once it has started it is not started again");
+}
+
+#[test]
 fn devices_are_counted_and_described() {
     let Some(_fake) = super::harness::fake() else { return };
     assert_eq!(alloc_cuda::device_count().unwrap(), 4);
