@@ -277,8 +277,13 @@ struct Mapping {
 impl Mapping {
     /// Goes once all work of the devices that have access is done, later if a capture is in the way.
     fn go(self) {
-        // A context that nobody opened has no work.
-        for user in self.users.iter().filter_map(|user| Context::opened(*user)) {
+        for ordinal in &self.users {
+            // A device of which nobody has the context has no work, but others may have it without this library.
+            let user = match Context::in_use(*ordinal) {
+                Ok(Some(user)) => user,
+                Ok(None) => continue,
+                Err(error) => return self.leak(&error),
+            };
             match put_off::settle(user) {
                 Ok(()) => {}
                 Err(error) if is_of_capture(&error) => return put_off::put_off(user, move || self.go()),

@@ -102,6 +102,7 @@ driver_calls! {
     fn cuDeviceGetAttribute(value: *mut i32, attribute: i32, device: i32);
     fn cuDeviceCanAccessPeer(can: *mut i32, device: i32, peer: i32);
     fn cuDevicePrimaryCtxRetain(context: *mut u64, device: i32);
+    fn cuDevicePrimaryCtxGetState(device: i32, flags: *mut u32, active: *mut i32);
     fn cuCtxGetCurrent(context: *mut u64);
     fn cuCtxPushCurrent_v2(context: u64);
     fn cuCtxPopCurrent_v2(context: *mut u64);

@@ -177,6 +177,19 @@ impl Context {
         OPEN.get(usize::from(ordinal))?.get().copied()
     }
 
+    /// The device `ordinal`, if anybody in the process has its primary context: this library or another.
+    pub(crate) fn in_use(ordinal: u16) -> Result<Option<&'static Self>, ProviderError> {
+        if let Some(context) = Self::opened(ordinal) {
+            return Ok(Some(context));
+        }
+        let (device, mut flags, mut active) = (device_number(ordinal)?, 0, 0);
+        // SAFETY: the device was just found; the out parameters are locals.
+        check(Device::cuda(ordinal), "cuDevicePrimaryCtxGetState", unsafe {
+            calls::cuDevicePrimaryCtxGetState(device, &raw mut flags, &raw mut active)
+        })?;
+        if active == 0 { Ok(None) } else { Self::open_now(ordinal).map(Some) }
+    }
+
     /// The devices whose contexts are open.
     pub(crate) fn all_opened() -> impl Iterator<Item = &'static Self> {
         OPEN.iter().filter_map(|place| place.get().copied())

@@ -89,6 +89,13 @@ exports! {
         Ok(())
     }
 
+    fn cuDevicePrimaryCtxGetState(device: i32, flags: Out<u32>, active: Out<i32>) |world| {
+        let device = &world.devices[world.device_index(device)?];
+        flags.set(0);
+        active.set(i32::from(device.retained > 0));
+        Ok(())
+    }
+
     fn cuCtxCreate_v2(context: Out<u64>, _flags: u32, device: i32) |world| {
         let index = world.device_index(device)?;
         let id = world.fresh();

@@ -16,6 +16,7 @@ use rustix::net::{
     recvmsg, sendmsg,
 };
 
+use super::devices::{make_current, primary};
 use super::harness::{Fake, Living, any_device, child, fake, on_gpu, two_peers};
 
 const BYTES: u64 = 4 << 20;
@@ -284,6 +285,52 @@ fn dropping_waits_for_the_work_of_every_device_that_has_access() {
     assert!(fake.pending(stream.stream()) > 0);
     drop(memory);
     assert_eq!(fake.pending(stream.stream()), 0);
+}
+
+#[test]
+fn dropping_waits_for_the_work_of_contexts_that_others_made() {
+    if on_gpu() {
+        return;
+    }
+    // In a process of its own, as this library has not opened the context there.
+    let output = child("processes::is_used_in_a_context_of_others").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+#[test]
+#[ignore = "run by `dropping_waits_for_the_work_of_contexts_that_others_made`"]
+fn is_used_in_a_context_of_others() {
+    use cust::sys;
+    let Some(fake) = fake() else { return };
+    assert_eq!(alloc_cuda::device_count(), Ok(4));
+    // SAFETY: zeros are a value of the structure.
+    let mut properties: sys::CUmemAllocationProp = unsafe { std::mem::zeroed() };
+    properties.type_ = sys::CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED;
+    properties.requestedHandleTypes = sys::CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+    properties.location.type_ = sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE;
+    let (mut handle, mut file, mut stream) = (0, -1, std::ptr::null_mut());
+    make_current(primary(0));
+    // SAFETY: the driver is initialised, a context is current, and the out parameters are locals.
+    let codes = unsafe {
+        [
+            sys::cuMemCreate(&raw mut handle, BYTES as usize, &raw const properties, 0),
+            sys::cuMemExportToShareableHandle((&raw mut file).cast(), handle, properties.requestedHandleTypes, 0),
+            sys::cuStreamCreate(&raw mut stream, 1),
+        ]
+    };
+    assert_eq!(codes.map(|code| code as i32), [0; 3]);
+    use std::os::fd::FromRawFd;
+    // SAFETY: the driver made it for the caller.
+    let file = unsafe { OwnedFd::from_raw_fd(file) };
+    let memory = ShareableMemory::import(1, &file, BYTES).unwrap();
+    let held = alloc_core::Stream::from_raw(stream as u64);
+    fake.hold(held);
+    // SAFETY: the memory is dropped, and that waits.
+    let code = unsafe { sys::cuMemsetD8Async(memory.address().get(), 1, BYTES as usize, stream) };
+    assert_eq!((code as i32, fake.pending(held)), (0, 1));
+    drop(memory);
+    assert_eq!(fake.pending(held), 0);
 }
 
 #[test]
