@@ -47,7 +47,7 @@ pub struct PoolConfig {
     /// The most bytes of released small blocks that one thread keeps for one stream; 0 turns thread caches off.
     /// Default: 8 MiB. Environment: `ALLOC_POOL_THREAD_CACHE`.
     pub thread_cache: u64,
-    /// The most arenas that threads which get in each other's way spread over. Default: the number of processors.
+    /// The most arenas that threads which get in each other's way spread over. Default: the number of processors, up to 256.
     /// Environment: `ALLOC_POOL_ARENAS`.
     pub arenas: u32,
     /// Told of rare things.
@@ -67,10 +67,18 @@ impl Default for PoolConfig {
             max_piece: 16 << 20,
             address_space: None,
             thread_cache: 8 << 20,
-            arenas: std::thread::available_parallelism().map_or(4, |n| n.get() as u32),
+            arenas: arenas_for(std::thread::available_parallelism().map_or(4, |n| n.get())),
             hook: None,
         }
     }
+}
+
+/// The most that [`PoolConfig::arenas`] may be.
+const MOST_ARENAS: u32 = 256;
+
+/// How many arenas there may be by default. A machine may well have more processors than a pool can have arenas.
+fn arenas_for(processors: usize) -> u32 {
+    u32::try_from(processors).map_or(MOST_ARENAS, |processors| processors.clamp(1, MOST_ARENAS))
 }
 
 /// A setting that makes no sense.
@@ -169,7 +177,7 @@ impl PoolConfig {
         let pieces = self.pieces_per_peak;
         check("pieces_per_peak", f64::from(pieces), pieces >= 1, "1 or more")?;
         let arenas = self.arenas;
-        check("arenas", f64::from(arenas), (1..=256).contains(&arenas), "1 to 256")?;
+        check("arenas", f64::from(arenas), (1..=MOST_ARENAS).contains(&arenas), "1 to 256")?;
         let piece = self.max_piece;
         check("max_piece", piece as f64, (1..=1 << 36).contains(&piece), "1 byte to 64 GiB")
     }
@@ -206,6 +214,14 @@ mod tests {
         })
         .unwrap();
         assert_eq!((config.limit, config.growth_slack, config.thread_cache), (Some(3 << 30), 0.5, 64 << 10));
+    }
+
+    #[test]
+    fn the_default_is_valid_on_a_machine_of_any_size() {
+        for (processors, arenas) in [(1, 1), (96, 96), (256, 256), (257, 256), (384, 256), (usize::MAX, 256)] {
+            let config = PoolConfig { arenas: arenas_for(processors), ..PoolConfig::default() };
+            assert_eq!((config.arenas, config.validate()), (arenas, Ok(())), "{processors} processors");
+        }
     }
 
     #[test]
