@@ -27,6 +27,8 @@ pub(crate) struct Slabs {
     slabs: Vec<Slab>,
     vacant: u32,
     partial: Vec<[u32; CLASSES]>,
+    /// The slab that was kept last though it was empty, by stream and class: others may be listed before it since.
+    kept: Vec<[u32; CLASSES]>,
     /// How many slots there are, by stream and class.
     slots: Vec<[u32; CLASSES]>,
 }
@@ -48,6 +50,7 @@ impl Slabs {
             slabs: Vec::with_capacity(64),
             vacant: NIL,
             partial: Vec::with_capacity(4),
+            kept: Vec::with_capacity(4),
             slots: Vec::with_capacity(4),
         }
     }
@@ -67,6 +70,7 @@ impl Slabs {
     pub(crate) fn add(&mut self, (class, slots): (usize, u32), tag: Tag, node: u32, ledger: u32) -> u32 {
         if self.partial.len() <= tag as usize {
             self.partial.resize(tag as usize + 1, [NIL; CLASSES]);
+            self.kept.resize(tag as usize + 1, [NIL; CLASSES]);
             self.slots.resize(tag as usize + 1, [0; CLASSES]);
         }
         self.slots[tag as usize][class] += slots;
@@ -121,18 +125,24 @@ impl Slabs {
             self.list(index);
         }
         let slab = &self.slabs[index as usize];
-        let alone = slab.prev == NIL && slab.next == NIL;
-        if empty && !alone { Some(self.remove(index)) } else { None }
+        if !empty {
+            return None;
+        }
+        if slab.prev == NIL && slab.next == NIL {
+            self.kept[slab.tag as usize][slab.class as usize] = index;
+            return None;
+        }
+        Some(self.remove(index))
     }
 
     /// Takes an empty slab that was kept out of the books, if there is any.
     pub(crate) fn take_empty(&mut self) -> Option<EmptySlab> {
-        let heads = self.partial.iter().flatten().copied().filter(|&head| head != NIL);
-        let is_empty = |&head: &u32| {
-            let slab = &self.slabs[head as usize];
-            slab.free == slab.all
-        };
-        let index = heads.into_iter().find(is_empty)?;
+        // Of the lists the first are looked at, and no more: what was kept was alone in its list, and is its last.
+        let listed = self.partial.iter().chain(&self.kept).flatten().copied();
+        // A slab that was kept may be in use by now, or gone, or another.
+        let is_empty =
+            |&index: &u32| self.slabs.get(index as usize).is_some_and(|slab| slab.partial && slab.free == slab.all);
+        let index = listed.into_iter().find(is_empty)?;
         Some(self.remove(index))
     }
 
@@ -216,6 +226,22 @@ mod tests {
         assert_eq!(slabs.next_slots(class, 1, true), all / 4, "with none left it begins anew");
         // One block is the least.
         assert!((0..CLASSES).all(|class| slabs.next_slots(class, 0, true) >= 1));
+    }
+
+    #[test]
+    fn a_slab_that_was_kept_is_found_behind_others() {
+        let (mut slabs, class) = (Slabs::new(), CLASSES - 1);
+        let first = slabs.add((class, 4), 0, 1, 1);
+        (0..4).for_each(|_| assert!(slabs.take(class, 0).is_some()));
+        let second = slabs.add((class, 4), 0, 2, 2);
+        (0..4).for_each(|_| assert!(slabs.take(class, 0).is_some()));
+        (0..4).for_each(|slot| assert_eq!(slabs.give(first, slot), None, "it is the only one with free slots"));
+        assert_eq!(slabs.give(second, 0), None);
+        assert_eq!(slabs.take_empty(), Some(EmptySlab { class, node: 1, ledger: 1 }));
+        assert_eq!(slabs.take_empty(), None, "of the other three blocks are in use");
+        (1..4).for_each(|slot| assert_eq!(slabs.give(second, slot), None));
+        assert_eq!(slabs.take_empty(), Some(EmptySlab { class, node: 2, ledger: 2 }));
+        assert_eq!(slabs.take_empty(), None);
     }
 
     #[test]

@@ -107,3 +107,18 @@ fn small_blocks_come_together_too() {
         rig.close();
     }
 }
+
+#[test]
+fn an_empty_slab_goes_back_though_another_of_its_class_has_room() {
+    let rig = Rig::new(simulated(), PoolConfig { thread_cache: 0, ..PoolConfig::default() });
+    // A slab has four blocks, a page eight slabs: all but the last are on the first page.
+    let mut blocks: Vec<_> = (0..9 * 4).map(|_| rig.take(64 * KIB, A)).collect();
+    assert_eq!(rig.provider.physical_bytes(), 2 * PAGE);
+    let last = blocks.split_off(8 * 4);
+    blocks.into_iter().for_each(|block| rig.give(block, A));
+    rig.give(last[0], A);
+    assert_eq!((rig.pool.trim(0), rig.provider.physical_bytes()), (PAGE, PAGE));
+    assert_eq!(rig.pool.breakdown().slots, 64 * KIB);
+    last[1..].iter().for_each(|&block| rig.give(block, A));
+    rig.close();
+}
