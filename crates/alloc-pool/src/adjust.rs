@@ -62,6 +62,11 @@ impl<P: MemoryProvider> Pool<P> {
             parked.bytes.peak = parked.bytes.current;
         }
         {
+            let mut tags = inner.lock_tags();
+            let current = inner.count_parked(&mut tags).current;
+            tags.marks.bytes.peak = current;
+        }
+        {
             let mut caches = inner.caches.lock().unwrap_or_else(PoisonError::into_inner);
             (caches.peak_requested, caches.peak_in_use) = (0, 0);
         }

@@ -3,7 +3,7 @@
 use alloc_core::{AllocError, DeviceAllocator};
 use alloc_pool::PoolConfig;
 
-use crate::support::{A, MIB, Rig, simulated};
+use crate::support::{A, B, KIB, MIB, Rig, simulated};
 
 #[test]
 fn a_limit_holds_from_when_it_is_set() {
@@ -46,4 +46,22 @@ fn peaks_are_counted_from_what_is_there() {
     assert_eq!(statistics.reserved.peak, statistics.reserved.current);
     assert!(statistics.reserved.peak < 64 * MIB);
     rig.give(small, A);
+}
+
+#[test]
+fn the_peak_of_what_is_parked_is_counted_anew_for_blocks_of_every_size() {
+    for size in [8 * MIB, 60 * KIB] {
+        let rig = Rig::default();
+        let shared = rig.take(size, A);
+        rig.work(shared, B);
+        rig.give_used(shared, A, &[B]);
+        assert!(rig.figures().parked.peak >= size);
+        rig.provider.complete_everything();
+        rig.pool.trim(0);
+        rig.pool.reset_peaks();
+        let parked = rig.figures().parked;
+        assert_eq!((parked.current, parked.peak), (0, 0), "{size} bytes");
+        assert!(parked.total >= size);
+        rig.close();
+    }
 }
