@@ -513,13 +513,14 @@ impl<P: MemoryProvider> Inner<P> {
         let Some((start, end, tag)) = state.heap.node(node).map(|n| (u64::from(n.start), n.end(), n.tag)) else {
             return;
         };
-        state.heap.abandon(node);
+        // From one granule to the next: the way from the first node is long where there are many blocks.
+        let mut at = state.heap.abandon(node);
         let users = pages.in_the_way | 1 << tag;
         let granule = u64::from(pages.granule_units);
         for index in start / granule..end.div_ceil(granule) {
             if pages.is_active(arena, index as u32) {
                 let (from, to) = ((index * granule).max(start), ((index + 1) * granule).min(end));
-                state.heap.convert(ANYWHERE, from as u32, (to - from) as u32, Kind::Free, users);
+                at = state.heap.convert(at, from as u32, (to - from) as u32, Kind::Free, users);
             }
         }
     }

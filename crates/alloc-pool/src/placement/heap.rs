@@ -310,11 +310,11 @@ impl Heap {
         node.generation = node.generation.wrapping_add(1);
     }
 
-    /// Turns a used node into a hole.
-    pub(crate) fn abandon(&mut self, index: u32) {
+    /// Turns a used node into a hole; returns the one that holds it now.
+    pub(crate) fn abandon(&mut self, index: u32) -> u32 {
         self.end_use(index);
         self.retire(index);
-        self.become_kind(index, Kind::Hole);
+        self.become_kind(index, Kind::Hole)
     }
 
     /// Makes free memory of a used node that nobody got; `users` are those whose work may still touch it.
@@ -327,8 +327,8 @@ impl Heap {
     }
 
     /// Turns `units` units from `start` on, which lie within one free node or hole, into the other kind. `users` are
-    /// those whose work may still touch memory that becomes free.
-    pub(crate) fn convert(&mut self, hint: u32, start: u32, units: u32, to: Kind, users: TagSet) {
+    /// those whose work may still touch memory that becomes free. Returns the node that holds them now.
+    pub(crate) fn convert(&mut self, hint: u32, start: u32, units: u32, to: Kind, users: TagSet) -> u32 {
         let index = self.containing(hint, start);
         let from = self.detach(index);
         let skip = start - self.nodes[index as usize].start;
@@ -347,7 +347,7 @@ impl Heap {
         self.now += 1;
         let node = &mut self.nodes[middle as usize];
         (node.users, node.stamp) = (users, self.now);
-        self.become_kind(middle, to);
+        self.become_kind(middle, to)
     }
 
     /// The node that holds `offset`, found by walking from `hint`, or from anywhere if that node is gone by now.
@@ -509,8 +509,8 @@ impl Heap {
         }
     }
 
-    /// Gives a node that is in no list a kind, merged with neighbours of that kind.
-    fn become_kind(&mut self, index: u32, kind: Kind) {
+    /// Gives a node that is in no list a kind, merged with neighbours of that kind; returns the node that holds it now.
+    fn become_kind(&mut self, index: u32, kind: Kind) -> u32 {
         let mut index = index;
         let next = self.nodes[index as usize].next;
         if next != NIL && self.nodes[next as usize].kind == kind {
@@ -524,6 +524,7 @@ impl Heap {
             index = prev;
         }
         self.attach(index, kind);
+        index
     }
 }
 

@@ -1,5 +1,8 @@
 //! Physical memory grows within its budget and never past its limit.
 
+use std::time::Instant;
+
+use alloc_core::conformance::SimulatedConfig;
 use alloc_core::{AllocError, Block, DeviceAllocator};
 use alloc_pool::PoolConfig;
 
@@ -203,5 +206,28 @@ fn blocks_that_were_parked_count_against_the_threshold_too() {
     rig.give(own, A);
     rig.pool.trim(0);
     assert_eq!(rig.provider.physical_bytes(), 0);
+    rig.close();
+}
+
+/// A request that would have the pool grow past its budget is given up and made again: what was done for it is undone page by page,
+/// which took hundreds of milliseconds when each page was looked for from the first block on.
+#[test]
+fn giving_up_a_large_request_takes_no_time_for_each_block_there_is() {
+    let provider = SimulatedConfig { granularity: 64 * KIB, capacity: 64 << 30, ..simulated() };
+    let rig = Rig::new(provider, PoolConfig { growth_slack: 0.2, ..PoolConfig::default() });
+    let start = Instant::now();
+    let blocks: Vec<_> = (0..40_000_u64).map(|number| rig.take(100 * KIB + number % 100 * KIB, A)).collect();
+    let filled = start.elapsed();
+    let (kept, gone): (Vec<_>, Vec<_>) = blocks.into_iter().enumerate().partition(|(number, _)| number % 3 > 0);
+    gone.into_iter().for_each(|(_, block)| rig.give(block, A));
+    let free = rig.take(1000 * MIB, A);
+    rig.give(free, A);
+    let start = Instant::now();
+    let large = rig.take(1900 * MIB, A);
+    let missed = start.elapsed();
+    // About as long as that; it was a hundred times as long.
+    assert!(missed < 15 * filled, "{missed:?}, and all blocks together {filled:?}");
+    rig.give(large, A);
+    kept.into_iter().for_each(|(_, block)| rig.give(block, A));
     rig.close();
 }

@@ -129,7 +129,7 @@ fn what_lies_badly_is_left_to_a_miss_unless_it_is_of_the_same_size() {
 #[test]
 fn a_place_that_was_found_is_had_unless_memory_was_taken_or_moved_since() {
     let changes: [fn(&mut Heap); 3] =
-        [|_| (), |heap| assert!(heap.allocate(ask(10, 0)).is_some()), |heap| heap.convert(0, 0, 5, Kind::Hole, 0)];
+        [|_| (), |heap| assert!(heap.allocate(ask(10, 0)).is_some()), |heap| _ = heap.convert(0, 0, 5, Kind::Hole, 0)];
     for (number, change) in changes.into_iter().enumerate() {
         let (mut heap, blocks) = cut(&[(0, 100), (1, 5)]);
         heap.release(blocks[0]);
