@@ -199,7 +199,9 @@ impl<P: MemoryProvider> Inner<P> {
                 GIVE_BACK => {
                     if !tried.capturing {
                         let mut pages = self.lock_pages();
-                        let keep = pages.reserved.current.saturating_sub(needed.saturating_add(self.granularity));
+                        // More than the limit may be held, if that was lowered.
+                        let allowed = self.limit().unwrap_or(u64::MAX).min(pages.reserved.current);
+                        let keep = allowed.saturating_sub(needed.saturating_add(self.granularity));
                         self.give_back(&mut pages, keep, Patience::Wait);
                         self.defer_notes(&mut pages);
                     }

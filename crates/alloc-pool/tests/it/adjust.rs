@@ -1,6 +1,7 @@
 //! A pool in use can be given another limit, and its peaks can be counted anew.
 
-use alloc_core::{AllocError, DeviceAllocator};
+use alloc_core::conformance::SimulatedConfig;
+use alloc_core::{Addressing, AllocError, DeviceAllocator};
 use alloc_pool::PoolConfig;
 
 use crate::support::{A, B, KIB, MIB, Rig, simulated};
@@ -31,6 +32,25 @@ fn a_limit_below_what_is_held_takes_nothing_away() {
     rig.give(again, A);
     assert!(rig.pool.trim(0) >= 32 * MIB);
     assert!(rig.try_take(32 * MIB, A).is_err());
+}
+
+#[test]
+fn what_a_lowered_limit_leaves_can_be_had_though_more_is_held() {
+    for addressing in [Addressing::Mapped, Addressing::Segmented] {
+        let rig = Rig::new(SimulatedConfig { addressing, ..simulated() }, PoolConfig::default());
+        let kept = rig.take(4 * MIB, A);
+        let blocks: Vec<_> = (0..6).map(|_| rig.take(20 * MIB, A)).collect();
+        blocks.into_iter().for_each(|block| rig.give(block, A));
+        rig.pool.set_limit(Some(60 * MIB));
+        // None of what is free is as large where each piece has an address of its own.
+        let large = rig.take(40 * MIB, A);
+        if addressing == Addressing::Segmented {
+            assert!(rig.provider.physical_bytes() <= 60 * MIB);
+        }
+        rig.give(large, A);
+        rig.give(kept, A);
+        rig.close();
+    }
 }
 
 #[test]
