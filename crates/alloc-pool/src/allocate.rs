@@ -307,9 +307,10 @@ impl<P: MemoryProvider> Inner<P> {
         true
     }
 
-    /// Gives released small blocks back to the slabs they are from, and empties the batch.
-    pub(crate) fn give_to_slabs(&self, batch: &mut Batch) {
-        let mut index = 0;
+    /// Gives released small blocks back to the slabs they are from, and empties the batch. Whether the memory of any slab is
+    /// free now.
+    pub(crate) fn give_to_slabs(&self, batch: &mut Batch) -> bool {
+        let (mut index, mut any) = (0, false);
         let blocks = batch.blocks();
         while index < blocks.len() {
             let arena_of = |block: &CachedBlock| {
@@ -328,10 +329,12 @@ impl<P: MemoryProvider> Inner<P> {
                 let Some(entry) = self.ledger.get(slab) else { continue };
                 if let Some(emptied) = state.slabs.give(entry.place(), slot) {
                     self.free_slab(&mut state, emptied);
+                    any = true;
                 }
             }
         }
         batch.clear();
+        any
     }
 
     fn free_slab(&self, state: &mut ArenaState, emptied: EmptySlab) {

@@ -141,6 +141,7 @@ impl<P: MemoryProvider> Pool<P> {
     pub fn flush_thread_cache(&self) {
         cache::drain(self.inner.number);
         self.inner.empty_returns();
+        self.inner.keep_to_threshold();
     }
 
     #[cold]

@@ -167,22 +167,26 @@ impl<P: MemoryProvider> Inner<P> {
         if kept.is_some_and(|(only_releases, _)| only_releases) {
             self.hand_over(class, tag, &mut batch);
         }
+        let mut freed = false;
         if kept.is_none_or(|(_, kept)| !kept) {
             if batch.is_full() {
                 // As many as a batch holds, of a thread that only releases, and nobody to hand them over to.
-                self.give_to_slabs(&mut batch);
+                freed |= self.give_to_slabs(&mut batch);
             }
             batch.push(block);
         }
-        self.give_to_slabs(&mut batch);
+        freed |= self.give_to_slabs(&mut batch);
         if cache::with(key, |cache| cache.is_full()) == Some(true) {
             for class in 0..CLASSES {
                 let only_releases = cache::with(key, |cache| cache.shed(class, &mut batch));
                 if only_releases == Some(true) {
                     self.hand_over(class, tag, &mut batch);
                 }
-                self.give_to_slabs(&mut batch);
+                freed |= self.give_to_slabs(&mut batch);
             }
+        }
+        if freed {
+            self.keep_to_threshold();
         }
     }
 
@@ -228,12 +232,13 @@ impl<P: MemoryProvider> Inner<P> {
         drop(state);
         let parked = self.park(block, Parked::Node { arena, node }, bytes, tag, stream, uses);
         self.tell_deferred();
+        self.keep_to_threshold();
         parked
     }
 
     /// Gives free memory back to the device if more is reserved than the threshold allows.
     #[inline]
-    fn keep_to_threshold(&self) {
+    pub(crate) fn keep_to_threshold(&self) {
         if let Some(threshold) = self.config.release_threshold {
             self.give_back_past(threshold);
         }

@@ -122,3 +122,22 @@ fn an_empty_slab_goes_back_though_another_of_its_class_has_room() {
     last[1..].iter().for_each(|&block| rig.give(block, A));
     rig.close();
 }
+
+#[test]
+fn small_blocks_and_blocks_that_others_used_go_back_past_a_threshold_too() {
+    for thread_cache in [0, 2 * MIB] {
+        let config = PoolConfig { release_threshold: Some(2 * PAGE), thread_cache, ..PoolConfig::default() };
+        let rig = Rig::new(simulated(), config);
+        let blocks: Vec<_> = (0..20_000).map(|_| rig.take(KIB, A)).collect();
+        assert!(rig.provider.physical_bytes() > 8 * PAGE);
+        blocks.into_iter().for_each(|block| rig.give(block, A));
+        assert!(rig.provider.physical_bytes() <= 2 * PAGE, "{} bytes", rig.provider.physical_bytes());
+        rig.close();
+    }
+    let rig = Rig::new(simulated(), PoolConfig { release_threshold: Some(0), ..PoolConfig::default() });
+    let (shared, other) = (rig.take(4 * PAGE, A), rig.take(KIB, B));
+    rig.give_used(shared, A, &[B]);
+    assert!(rig.provider.physical_bytes() <= 2 * PAGE, "B has done nothing with it");
+    rig.give(other, B);
+    rig.close();
+}
