@@ -1,5 +1,7 @@
 //! The way of a request that no free memory of its arena fits: pages first, then everyone who may have memory to spare.
 
+use std::sync::atomic::Ordering;
+
 use alloc_core::{AllocError, AllocatorEvent, MemoryProvider, OutOfMemory, Stream, pressure};
 
 use crate::arena::is_for_slabs;
@@ -20,6 +22,10 @@ pub(crate) enum Purpose {
 const MAX_RELIEFS: u32 = 16;
 const MAX_CALLBACKS: u32 = 64;
 
+/// Every how many slabs that were refused, though they may be had in place of free memory, they are: that takes calls to the backend,
+/// and so few blocks may as well lie between large ones.
+const REFUSED_SLABS: u32 = 16;
+
 /// The stage at which free memory goes back to the device, for memory where it is needed.
 const GIVE_BACK: u32 = 3;
 
@@ -31,6 +37,8 @@ struct Remedies {
     limited: bool,
     reliefs: u32,
     callbacks: u32,
+    /// A slab was to be had in place of free memory.
+    replaced: bool,
 }
 
 impl<P: MemoryProvider> Inner<P> {
@@ -91,6 +99,9 @@ impl<P: MemoryProvider> Inner<P> {
             if remedies.stage > 0 {
                 // A block of a slab may fit where no slab does, so nobody else is troubled yet.
                 if purpose == Purpose::Slab {
+                    if self.replace_by_slab(&mut remedies, &ask) {
+                        continue;
+                    }
                     return Err(self.exhausted(bytes));
                 }
                 if let Some(found) = self.place_elsewhere(stream, ask, remedies.stage >= GIVE_BACK)? {
@@ -198,12 +209,7 @@ impl<P: MemoryProvider> Inner<P> {
                 2 => !tried.capturing && self.wait_for_parked(),
                 GIVE_BACK => {
                     if !tried.capturing {
-                        let mut pages = self.lock_pages();
-                        // More than the limit may be held, if that was lowered.
-                        let allowed = self.limit().unwrap_or(u64::MAX).min(pages.reserved.current);
-                        let keep = allowed.saturating_sub(needed.saturating_add(self.granularity));
-                        self.give_back(&mut pages, keep, Patience::Wait);
-                        self.defer_notes(&mut pages);
+                        self.make_way(needed, Patience::Wait);
                     }
                     // From here on every arena's memory may be taken.
                     true
@@ -233,6 +239,28 @@ impl<P: MemoryProvider> Inner<P> {
                 return true;
             }
         }
+    }
+
+    /// Gives free memory back, so that as much can be created elsewhere; how many bytes.
+    fn make_way(&self, needed: u64, patience: Patience) -> u64 {
+        let mut pages = self.lock_pages();
+        // More than the limit may be held, if that was lowered.
+        let allowed = self.limit().unwrap_or(u64::MAX).min(pages.reserved.current);
+        let keep = allowed.saturating_sub(needed.saturating_add(self.granularity));
+        let given = self.give_back(&mut pages, keep, patience);
+        self.defer_notes(&mut pages);
+        given
+    }
+
+    /// Gives free memory back for a slab, if many were refused: free pieces may all be larger than any that is moved to where slabs
+    /// live, and then each small block would be a miss, and have all caches emptied. Whether there was any.
+    fn replace_by_slab(&self, tried: &mut Remedies, ask: &Ask) -> bool {
+        if tried.capturing || std::mem::replace(&mut tried.replaced, true) {
+            return false;
+        }
+        let refused = self.refused_slabs.fetch_add(1, Ordering::Relaxed);
+        refused % REFUSED_SLABS == REFUSED_SLABS - 1
+            && self.make_way(u64::from(ask.units) << UNIT_SHIFT, Patience::Leave) > 0
     }
 
     /// The state of the pool, as an error.

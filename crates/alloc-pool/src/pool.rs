@@ -66,6 +66,8 @@ pub(crate) struct Inner<P: MemoryProvider> {
     pub(crate) caches: Mutex<CacheTotals>,
     pub(crate) rejected: AtomicU64,
     pub(crate) waits: AtomicU64,
+    /// How often there was no memory for a slab.
+    pub(crate) refused_slabs: AtomicU32,
     pub(crate) registration: Registration,
 }
 
@@ -117,6 +119,7 @@ impl<P: MemoryProvider> Pool<P> {
             caches: Mutex::default(),
             rejected: AtomicU64::new(0),
             waits: AtomicU64::new(0),
+            refused_slabs: AtomicU32::new(0),
             limit: Limit::new(config.limit),
             registration: pressure::register(device, Weak::clone(inner) as Weak<dyn Relieve>),
             config,
