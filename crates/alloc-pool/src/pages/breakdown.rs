@@ -29,6 +29,8 @@ pub struct Breakdown {
     pub within_pieces: u64,
     /// Pieces that are wholly free.
     pub free_pieces: u64,
+    /// Pieces that neither go back nor are used again, as a call that was to unmap them failed.
+    pub leaked: u64,
 }
 
 impl<P: MemoryProvider> Pool<P> {
@@ -52,6 +54,8 @@ impl<P: MemoryProvider> Pool<P> {
         let pages = inner.lock_pages();
         let idle = pages.idle.iter().map(|&handle| pages.bytes_of(handle)).sum();
         let mut bytes = Breakdown { reserved: pages.reserved.current, free_pieces: idle, ..Breakdown::default() };
+        let lost = (0..).zip(&pages.handles).filter(|(_, handle)| handle.leaked && handle.active.is_none());
+        bytes.leaked = lost.map(|(index, _)| pages.bytes_of(index)).sum();
         bytes.requested = figures.requested.current;
         let (mut used, mut large) = (0, 0);
         for index in 0..pages.arena_count() {

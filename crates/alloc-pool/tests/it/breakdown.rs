@@ -1,8 +1,9 @@
 //! Where a pool's bytes are, part by part.
 
+use alloc_core::{DeviceAllocator, ProviderErrorKind};
 use alloc_pool::PoolConfig;
 
-use crate::support::{A, Rig, simulated};
+use crate::support::{A, MIB, PAGE, Rig, simulated};
 
 #[test]
 fn the_parts_add_up_to_what_is_reserved() {
@@ -21,4 +22,23 @@ fn the_parts_add_up_to_what_is_reserved() {
     }
     assert_eq!(rig.pool.breakdown().requested, blocks.iter().map(|block| block.size()).sum::<u64>());
     blocks.into_iter().for_each(|block| rig.give(block, A));
+}
+
+#[test]
+fn what_could_not_be_given_back_is_a_part_too() {
+    let mut lost = 0;
+    for failing in 1..10 {
+        let rig = Rig::default();
+        let (kept, free) = (rig.take(MIB, A), rig.take(4 * PAGE, A));
+        rig.give(free, A);
+        rig.provider.fail_call(failing, ProviderErrorKind::Other);
+        rig.pool.trim(0);
+        rig.provider.cancel_failures();
+        let (b, figures) = (rig.pool.breakdown(), rig.figures());
+        assert_eq!((b.reserved, b.leaked), (rig.provider.physical_bytes(), figures.leaked));
+        assert_eq!(b.requested + b.within_pages + b.free_pieces + b.leaked, b.reserved, "{b:?}");
+        lost += b.leaked;
+        rig.give(kept, A);
+    }
+    assert!(lost > 0);
 }
