@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use alloc_core::{Gauge, MemoryProvider, ProviderError, Stream};
 
 use crate::placement::heap::{SHARED_TAG, TAGS, Tag, TagSet, each_of};
+use crate::placement::units::UNIT_SHIFT;
 use crate::pool::Inner;
 use crate::streams::Tags;
 
@@ -94,6 +95,8 @@ pub(crate) struct Marks<E> {
     parked: Vec<Parked>,
     /// How many such blocks there were.
     releases: u64,
+    /// How many are parked that were not when bytes were counted last.
+    uncounted: usize,
     /// Bytes that their own streams may not have yet.
     pub(crate) bytes: Gauge,
 }
@@ -102,10 +105,13 @@ pub(crate) struct Marks<E> {
 const MOST: usize = 128;
 /// Every how many releases of blocks that several streams used these are asked.
 const LOOK_THROUGH_EVERY: u64 = 32;
+/// To count all of them takes time for each. It is done when there is one more for so many, so that the peak is a little too high
+/// where many wait, and exact where few do.
+const PARKED_PER_COUNT: usize = 16;
 
 impl<E> Marks<E> {
     pub(crate) fn new() -> Self {
-        Self { arenas: Vec::new(), parked: Vec::new(), releases: 0, bytes: Gauge::default() }
+        Self { arenas: Vec::new(), parked: Vec::new(), releases: 0, uncounted: 0, bytes: Gauge::default() }
     }
 
     /// The tags of which the arena has marks that are not known to be passed.
@@ -248,20 +254,23 @@ impl<P: MemoryProvider> Inner<P> {
                 state.heap.note_complete(1 << tag, stamp);
             }
         }
-        self.count_parked(table);
+        if !passed.is_empty() {
+            // All of them may be done with.
+            table.marks.uncounted = table.marks.parked.len();
+        }
     }
 
     /// Finds out how much of what several streams used is still to be waited for, and nobody's.
     pub(crate) fn count_parked(&self, table: &mut Tags<P::Event>) -> Gauge {
-        let Marks { parked, bytes, .. } = &mut table.marks;
-        parked.retain(|block| {
+        let Marks { parked, bytes, uncounted, .. } = &mut table.marks;
+        *uncounted = 0;
+        parked.retain_mut(|block| {
             let owner = self.arena(block.arena);
-            let is_parked =
-                owner.is_some_and(|owner| owner.lock().heap.is_parked(block.node, block.users, block.stamp));
-            if !is_parked {
-                bytes.sub(block.bytes);
-            }
-            is_parked
+            let units = owner.map_or(0, |owner| owner.lock().heap.parked_units(block.node, block.users, block.stamp));
+            let left = block.bytes.min(u64::from(units) << UNIT_SHIFT);
+            bytes.sub(block.bytes - left);
+            block.bytes = left;
+            left > 0
         });
         *bytes
     }
@@ -325,15 +334,21 @@ impl<P: MemoryProvider> Inner<P> {
                 Err(_) => return false,
             }
         }
-        owner.lock().heap.release_shared(node, users | 1 << home, moment.stamp);
-        self.count_parked(&mut table);
-        table.marks.bytes.add(bytes);
-        table.marks.parked.push(Parked { arena, node, users, stamp: moment.stamp, bytes });
-        table.marks.releases += 1;
-        if complete != 0 {
-            owner.lock().heap.note_complete(complete, moment.stamp);
-            self.count_parked(&mut table);
+        let is_parked = {
+            let heap = &mut owner.lock().heap;
+            heap.release_shared(node, users | 1 << home, moment.stamp);
+            heap.note_complete(complete, moment.stamp);
+            heap.parked_units(node, users, moment.stamp) > 0
+        };
+        if is_parked {
+            table.marks.uncounted += 1;
+            if table.marks.uncounted.saturating_mul(PARKED_PER_COUNT) > table.marks.parked.len() {
+                self.count_parked(&mut table);
+            }
+            table.marks.bytes.add(bytes);
+            table.marks.parked.push(Parked { arena, node, users, stamp: moment.stamp, bytes });
         }
+        table.marks.releases += 1;
         if table.marks.releases.is_multiple_of(LOOK_THROUGH_EVERY) {
             self.pass_marks(&mut table, arena);
         }

@@ -12,10 +12,12 @@ impl Heap {
         self.marked != 0
     }
 
-    /// Whether memory that was released up to `stamp`, and whose node this was, is free still and not known to be done with.
-    pub(crate) fn is_parked(&self, index: u32, users: TagSet, stamp: u64) -> bool {
+    /// How many units of the memory that was released up to `stamp`, and whose node this was, are free still and not known to be
+    /// done with. Another stream may have taken part of it.
+    pub(crate) fn parked_units(&self, index: u32, users: TagSet, stamp: u64) -> u32 {
         let node = self.node(index).filter(|node| node.kind == Kind::Free && node.stamp == stamp);
-        node.is_some_and(|node| self.outstanding(node.users & users, stamp) != 0)
+        let parked = node.filter(|node| self.outstanding(node.users & users, stamp) != 0);
+        parked.map_or(0, |node| node.units)
     }
 
     /// Notes that there is an event of a stream behind what was released up to `stamp`.

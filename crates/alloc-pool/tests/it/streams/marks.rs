@@ -1,10 +1,13 @@
 //! Events of busy streams: what is behind them is done with before the stream is idle, and is waited for by itself.
 
-use alloc_core::DeviceAllocator;
+use std::time::Instant;
+
+use alloc_core::conformance::SimulatedConfig;
+use alloc_core::{Block, DeviceAllocator, Layout};
 use alloc_pool::PoolConfig;
 
 use super::tight;
-use crate::support::{A, B, C, PAGE, Rig, simulated};
+use crate::support::{A, B, C, KIB, PAGE, Rig, simulated};
 
 #[test]
 fn a_stream_waits_for_no_more_than_was_submitted_before_the_release() {
@@ -231,4 +234,41 @@ fn a_stream_whose_events_are_over_is_asked_by_itself() {
         rig.give(crossed, C);
         rig.close();
     }
+}
+
+#[test]
+fn what_another_stream_takes_of_a_parked_block_is_parked_no_more() {
+    for lead in 1..3 {
+        let rig = tight();
+        let (before, block) = (rig.take(lead * PAGE, A), rig.take(4 * PAGE, A));
+        rig.work(block, B);
+        rig.give_used(block, A, &[B]);
+        // Of one of the two the first page is left.
+        let part = rig.pool.allocate(Layout::new(2 * PAGE, 2 * PAGE).unwrap(), C).unwrap();
+        let figures = rig.figures();
+        let held = figures.in_use.current + figures.parked.current;
+        assert!(held <= figures.reserved.current, "{held} of {}", figures.reserved.current);
+        rig.give(part, C);
+        rig.give(before, A);
+        rig.close();
+    }
+}
+
+#[test]
+fn a_release_takes_no_time_for_each_block_that_is_parked() {
+    let rig = Rig::new(SimulatedConfig { capacity: 1 << 40, ..simulated() }, PoolConfig::default());
+    let blocks: Vec<_> = (0..16_000).map(|_| rig.take(128 * KIB, A)).collect();
+    rig.work(blocks[0], B);
+    let release = |blocks: &[Block]| {
+        let start = Instant::now();
+        blocks.iter().for_each(|&block| rig.give_used(block, A, &[B]));
+        start.elapsed()
+    };
+    let first = release(&blocks[..500]);
+    release(&blocks[500..15_500]);
+    let last = release(&blocks[15_500..]);
+    // It was a hundred times as long.
+    assert!(last < 8 * first, "{first:?} for the first of them and {last:?} for the last");
+    assert_eq!(rig.figures().parked.current, 16_000 * 128 * KIB);
+    rig.close();
 }
