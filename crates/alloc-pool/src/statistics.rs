@@ -1,5 +1,6 @@
 //! The figures of a pool, gathered from its arenas, its threads' caches and its pages.
 
+use std::sync::atomic::fence;
 use std::sync::{Arc, PoisonError};
 
 use alloc_core::{Gauge, MemoryProvider, Statistics};
@@ -21,16 +22,46 @@ pub(crate) struct CacheTotals {
     pub(crate) peak_in_use: u64,
 }
 
+/// Blocks that were allocated, or that were released.
+#[derive(Clone, Copy, Debug, Default)]
+struct Flow {
+    blocks: u64,
+    requested: u64,
+    bytes: u64,
+}
+
+impl Flow {
+    fn allocated(counters: &CacheCounters) -> Self {
+        let (blocks, bytes) = count_and_bytes(&counters.allocated);
+        let slack = counters.allocated_slack.load(Ordering::Relaxed);
+        Self { blocks, requested: bytes.saturating_sub(slack), bytes }
+    }
+
+    fn released(counters: &CacheCounters) -> Self {
+        let slack = counters.released_slack.load(Ordering::Relaxed);
+        let (blocks, bytes) = count_and_bytes(&counters.released);
+        Self { blocks, requested: bytes.saturating_sub(slack), bytes }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            blocks: self.blocks + other.blocks,
+            requested: self.requested + other.requested,
+            bytes: self.bytes + other.bytes,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Sums {
-    allocations: u64,
-    allocated_requested: u64,
-    allocated_bytes: u64,
-    released_requested: u64,
-    released_bytes: u64,
+    allocated: Flow,
+    released: Flow,
     cached: u64,
     refills: u64,
 }
+
+/// How often threads are looked at that allocate meanwhile.
+const LOOKS: u32 = 8;
 
 /// How many blocks there are in all classes together, and how many bytes they have.
 fn count_and_bytes(by_class: &[AtomicU64; CLASSES]) -> (u64, u64) {
@@ -41,16 +72,8 @@ fn count_and_bytes(by_class: &[AtomicU64; CLASSES]) -> (u64, u64) {
 }
 
 impl Sums {
-    fn add(&mut self, counters: &CacheCounters) {
-        // Releases first: an allocation that is missed only makes the figures older, never negative.
-        let slack = counters.released_slack.load(Ordering::Relaxed);
-        let (_, bytes) = count_and_bytes(&counters.released);
-        self.released_bytes += bytes;
-        self.released_requested += bytes.saturating_sub(slack);
-        let (count, bytes) = count_and_bytes(&counters.allocated);
-        self.allocations += count;
-        self.allocated_bytes += bytes;
-        self.allocated_requested += bytes.saturating_sub(counters.allocated_slack.load(Ordering::Relaxed));
+    /// Adds what a cache has beside what came and went.
+    fn add_rest(&mut self, counters: &CacheCounters) {
         self.cached += counters.cached.load(Ordering::Relaxed);
         self.refills += counters.refills.load(Ordering::Relaxed);
     }
@@ -66,7 +89,9 @@ impl CacheTotals {
         if let Some(position) = self.living.iter().position(|living| Arc::ptr_eq(living, counters)) {
             let counters = self.living.swap_remove(position);
             counters.cached.store(0, Ordering::Relaxed);
-            self.gone.add(&counters);
+            self.gone.allocated = self.gone.allocated.and(Flow::allocated(&counters));
+            self.gone.released = self.gone.released.and(Flow::released(&counters));
+            self.gone.add_rest(&counters);
         }
     }
 
@@ -74,13 +99,30 @@ impl CacheTotals {
         count(&self.uncached);
     }
 
+    /// Adds up what all threads counted. What they allocate meanwhile is left out though its release may be counted, lest a
+    /// block that is released by then counts as one in use: a thread may come and go many million times while the one that
+    /// looks here is interrupted, and a peak stays. Of some looks the one counts that had fewest blocks allocated meanwhile.
     fn sums(&self) -> Sums {
+        let each = || self.living.iter().map(|counters| &**counters).chain([&self.uncached]);
+        let allocated = || each().map(Flow::allocated).fold(self.gone.allocated, Flow::and);
         let mut sums = self.gone;
-        sums.add(&self.uncached);
-        sums.refills += count_and_bytes(&self.uncached.allocated).0;
-        for counters in &self.living {
-            sums.add(counters);
+        let mut fewest = u64::MAX;
+        for _ in 0..LOOKS {
+            let before = allocated();
+            // What was released is loaded after that, and before it is asked again what was allocated.
+            fence(Ordering::Acquire);
+            let released = each().map(Flow::released).fold(self.gone.released, Flow::and);
+            fence(Ordering::Acquire);
+            let meanwhile = allocated().blocks.saturating_sub(before.blocks);
+            if meanwhile < fewest {
+                (sums.allocated, sums.released, fewest) = (before, released, meanwhile);
+            }
+            if meanwhile == 0 {
+                break;
+            }
         }
+        each().for_each(|counters| sums.add_rest(counters));
+        sums.refills += count_and_bytes(&self.uncached.allocated).0;
         sums
     }
 }
@@ -114,10 +156,10 @@ impl<P: MemoryProvider> Inner<P> {
         let add = |gauge: &mut Gauge, allocated: u64, released: u64| {
             gauge.current = gauge.current.saturating_add(allocated.saturating_sub(released));
             gauge.total = gauge.total.saturating_add(allocated);
-            gauge.count = gauge.count.saturating_add(sums.allocations);
+            gauge.count = gauge.count.saturating_add(sums.allocated.blocks);
         };
-        add(&mut statistics.requested, sums.allocated_requested, sums.released_requested);
-        add(&mut statistics.in_use, sums.allocated_bytes, sums.released_bytes);
+        add(&mut statistics.requested, sums.allocated.requested, sums.released.requested);
+        add(&mut statistics.in_use, sums.allocated.bytes, sums.released.bytes);
         // A thread may be between a block and the bytes that it was smaller by.
         statistics.requested.current = statistics.requested.current.min(statistics.in_use.current);
         caches.peak_requested = caches.peak_requested.max(largest_arena_peaks.0).max(statistics.requested.current);
@@ -125,7 +167,7 @@ impl<P: MemoryProvider> Inner<P> {
         statistics.requested.peak = caches.peak_requested;
         statistics.in_use.peak = caches.peak_in_use;
         drop(caches);
-        statistics.hits = sums.allocations.saturating_sub(sums.refills);
+        statistics.hits = sums.allocated.blocks.saturating_sub(sums.refills);
         statistics.cached = sums.cached + returned;
         {
             let parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);

@@ -11,6 +11,7 @@ mod breakdown;
 mod conformance;
 mod crowd;
 mod failures;
+mod figures;
 mod heap_calls;
 mod pages;
 mod state_machine;
