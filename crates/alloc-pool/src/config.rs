@@ -1,5 +1,6 @@
 //! How a pool behaves.
 
+use std::ffi::OsString;
 use std::sync::Arc;
 
 use alloc_core::EventHook;
@@ -114,7 +115,7 @@ impl PoolConfig {
     /// # Errors
     /// [`ConfigError`] for the first variable that can't be read.
     pub fn from_env() -> Result<Self, ConfigError> {
-        Self::from_variables(|name| std::env::var(name).ok())
+        Self::from_variables(|name| std::env::var_os(name).map(text_of))
     }
 
     fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
@@ -183,6 +184,11 @@ impl PoolConfig {
     }
 }
 
+/// What a variable holds. In place of what is no text it has what no number has, so that it is refused and not passed over.
+fn text_of(value: OsString) -> String {
+    value.into_string().unwrap_or_else(|value| value.to_string_lossy().into_owned())
+}
+
 /// A number of bytes as the environment has it: digits, and perhaps one of `K`, `M`, `G` and `T` (powers of 1024).
 ///
 /// ```
@@ -214,6 +220,16 @@ mod tests {
         })
         .unwrap();
         assert_eq!((config.limit, config.growth_slack, config.thread_cache), (Some(3 << 30), 0.5, 64 << 10));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_variable_that_is_no_text_is_named_as_well() {
+        let value = || std::os::unix::ffi::OsStringExt::from_vec(vec![b'3', 0xff, b'G']);
+        for name in ["ALLOC_POOL_LIMIT", "ALLOC_POOL_GROWTH_SLACK", "ALLOC_POOL_ARENAS"] {
+            let error = PoolConfig::from_variables(|other| (other == name).then(|| text_of(value()))).unwrap_err();
+            assert!(matches!(error, ConfigError::Environment { variable, .. } if variable == name), "{error}");
+        }
     }
 
     #[test]
