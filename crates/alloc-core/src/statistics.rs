@@ -73,7 +73,7 @@ pub struct Statistics {
     /// Bytes that callers asked for and still hold. `count` is the number of allocations.
     pub requested: Gauge,
     /// The same blocks with the rounding of the allocator. The peaks of a pool are exact for large blocks and are
-    /// taken to within the bound of the thread caches for small ones.
+    /// taken to within a part in 32, the bound of the thread caches and what is free in slabs for small ones.
     pub in_use: Gauge,
     /// Physical memory held from the device.
     pub reserved: Gauge,

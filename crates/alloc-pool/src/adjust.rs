@@ -51,7 +51,7 @@ impl<P: MemoryProvider> Pool<P> {
     pub fn reset_peaks(&self) {
         let inner = &*self.inner;
         for arena in inner.arenas.iter() {
-            arena.lock().large.reset_peaks();
+            arena.lock().reset_peaks();
         }
         {
             let mut pages = inner.lock_pages();

@@ -33,6 +33,16 @@ enum SlabMiss {
     Exhausted,
 }
 
+/// What is known of a batch that was filled.
+struct Filled {
+    /// The class of its blocks: that wanted, or the one that serves in its place.
+    class: usize,
+    /// Another thread was in the way.
+    waited: bool,
+    /// There was never as much memory in slabs.
+    grew: bool,
+}
+
 impl<P: MemoryProvider> Inner<P> {
     /// A block from the thread's cache or, if it is large, from the arena: its address and id. `None`, with nothing
     /// done, for all that is not so simple.
@@ -121,11 +131,15 @@ impl<P: MemoryProvider> Inner<P> {
         }
         let mut batch = Batch::new();
         let class = match this.fill(seat, stream, class, wanted, size, &mut batch) {
-            Ok((class, waited)) => {
-                if waited {
+            Ok(filled) => {
+                if filled.waited {
                     this.note_crowding(stream);
                 }
-                class
+                if filled.grew {
+                    // Peaks are of what was seen, and this may be one.
+                    let _ = this.gather_statistics();
+                }
+                filled.class
             }
             // What is left may be enough for the block, though not for a slab.
             Err(error) if error.is_out_of_memory() => {
@@ -188,8 +202,7 @@ impl<P: MemoryProvider> Inner<P> {
         Ok((seat, installed))
     }
 
-    /// Fills the batch with up to `wanted` blocks of the class (or of the class that serves in its place, which is
-    /// returned). Also says whether another thread was in the way.
+    /// Fills the batch with up to `wanted` blocks of the class.
     fn fill(
         &self,
         seat: Seat,
@@ -198,7 +211,7 @@ impl<P: MemoryProvider> Inner<P> {
         wanted: usize,
         size: u64,
         batch: &mut Batch,
-    ) -> Result<(usize, bool), AllocError> {
+    ) -> Result<Filled, AllocError> {
         let (arena, tag) = (seat.arena + SLAB_ARENA, seat.tag);
         let Some(owner) = self.arena(arena) else { return Err(self.exhausted(0)) };
         // What the error says is asked of all arenas, so none may be locked.
@@ -206,7 +219,7 @@ impl<P: MemoryProvider> Inner<P> {
             drop(state);
             self.exhausted(size)
         };
-        let mut class = class;
+        let (mut class, mut made) = (class, false);
         let (mut state, waited) = owner.lock_or_wait();
         if class == 0 && !self.has_zero_slot(&mut state, arena, tag) {
             class = 1;
@@ -225,8 +238,9 @@ impl<P: MemoryProvider> Inner<P> {
                 }
             }
             if !batch.blocks().is_empty() {
-                return Ok((class, waited));
+                return Ok(Filled { class, waited, grew: made && state.note_most() });
             }
+            made = true;
             match self.new_slab(&mut state, arena, tag, stream, class) {
                 Ok(()) => {}
                 Err(SlabMiss::Exhausted) => return Err(exhausted(state)),

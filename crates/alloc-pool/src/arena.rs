@@ -85,6 +85,31 @@ pub(crate) struct ArenaState {
     meetings: (u32, u64),
     /// How many slabs had an owner.
     slabs_owned: u32,
+    /// Peaks were last looked for when about so many units were in use.
+    most_units: u64,
+}
+
+/// Peaks are looked for when a part in so many more is in use, and some more.
+const PART_PER_LOOK: u64 = 32;
+const MORE_PER_LOOK: u64 = (512 << 10) >> UNIT_SHIFT;
+
+impl ArenaState {
+    /// Whether more is in use, by some, than when this was last said since peaks are counted: then there may be a new one, which
+    /// nobody sees whose thread takes small blocks out of its cache.
+    pub(crate) fn note_most(&mut self) -> bool {
+        let used = self.heap.used_units();
+        let is_most = used > self.most_units;
+        if is_most {
+            self.most_units = used + used / PART_PER_LOOK + MORE_PER_LOOK;
+        }
+        is_most
+    }
+
+    /// Counts the peaks from what is there now.
+    pub(crate) fn reset_peaks(&mut self) {
+        self.large.reset_peaks();
+        self.most_units = 0;
+    }
 }
 
 /// What became of an arena's large blocks, in bytes. Sums that only grow, so that counting a block is a few additions.
@@ -148,8 +173,7 @@ impl LargeCounts {
         self.in_use().wrapping_sub(self.padding.wrapping_sub(self.padding_released))
     }
 
-    /// Counts the peaks from what is there now.
-    pub(crate) fn reset_peaks(&mut self) {
+    fn reset_peaks(&mut self) {
         (self.peak_in_use, self.peak_requested) = (self.in_use(), self.requested());
     }
 
@@ -200,6 +224,7 @@ impl Arena {
                 offers: Offers::default(),
                 meetings: (0, 0),
                 slabs_owned: 0,
+                most_units: 0,
             }),
             remote: RemoteReleases::new(),
             standby: Standby::new(),
