@@ -78,7 +78,19 @@ pub unsafe trait DeviceAllocator: Debug + Send + Sync {
 /// reference.
 ///
 /// Copies of the `Global` form touch no shared memory, so threads that make buffers from a process-wide allocator
-/// never meet at a reference count.
+/// never meet at a reference count. A private allocator goes into an `Arc` first. A handle is an allocator itself, so
+/// adaptors wrap it like any other.
+///
+/// ```
+/// use std::sync::Arc;
+/// use alloc_core::adaptor::Limited;
+/// use alloc_core::{AllocatorHandle, Device, DeviceAllocator, SimulatedAllocator};
+///
+/// let private = Arc::new(SimulatedAllocator::new(Device::CPU, 1 << 30));
+/// let handle = AllocatorHandle::from(private);
+/// let limited = AllocatorHandle::from(Arc::new(Limited::new(handle.clone(), 1 << 20)));
+/// assert_eq!(limited.device(), handle.device());
+/// ```
 #[derive(Clone, Debug)]
 pub enum AllocatorHandle {
     /// Lives as long as the process.
@@ -123,9 +135,9 @@ impl<A: DeviceAllocator + 'static> From<Arc<A>> for AllocatorHandle {
 }
 
 macro_rules! forward_allocator {
-    ($($pointer:ty),+) => {$(
+    ($([$($generics:tt)*] $pointer:ty),+ $(,)?) => {$(
         // SAFETY: all is answered by the allocator behind the pointer, which keeps the promises.
-        unsafe impl<A: DeviceAllocator + ?Sized> DeviceAllocator for $pointer {
+        unsafe impl<$($generics)*> DeviceAllocator for $pointer {
             fn device(&self) -> Device {
                 (**self).device()
             }
@@ -152,4 +164,9 @@ macro_rules! forward_allocator {
     )+};
 }
 
-forward_allocator!(&A, Box<A>, Arc<A>);
+forward_allocator!(
+    [A: DeviceAllocator + ?Sized] &A,
+    [A: DeviceAllocator + ?Sized] Box<A>,
+    [A: DeviceAllocator + ?Sized] Arc<A>,
+    [] AllocatorHandle,
+);
