@@ -17,7 +17,7 @@ use alloc_core::{
 use bytemuck::{AnyBitPattern, NoUninit, Pod};
 
 use crate::external::{External, ExternalOwner};
-use crate::{BorrowedBuffer, BorrowedBufferMut, Buffer, BufferError, BufferParts, KeptAllocator};
+use crate::{BorrowedBuffer, BorrowedBufferMut, Buffer, BufferError, BufferParts, KeptAllocator, TypedBuffer};
 
 /// A block that is released once: neither `Copy` nor `Clone`, and consumed by its release.
 #[derive(Debug)]
@@ -319,6 +319,38 @@ impl Buffer {
     pub unsafe fn assume_init(&mut self, len: u64) {
         let len = len.min(self.len());
         self.state_mut().extent.insert(0, len);
+    }
+}
+
+impl<T: Pod> TypedBuffer<T> {
+    /// Says that the first `len` elements are initialised, by a kernel for instance, so that the host may read them.
+    /// More than [`TypedBuffer::len`] counts as that.
+    ///
+    /// # Safety
+    /// As [`Buffer::assume_init`].
+    ///
+    /// # Example
+    /// ```
+    /// # use alloc_core::{Address, Stream};
+    /// # use buffer::TypedBuffer;
+    /// # fn launch(at: Address, _: Stream) {
+    /// #     let at = std::ptr::with_exposed_provenance_mut::<u32>(at.get() as usize);
+    /// #     // SAFETY: the buffer has room for eight.
+    /// #     unsafe { at.write_bytes(0, 8) }
+    /// # }
+    /// # let host = alloc_cpu::global()?;
+    /// let mut output = TypedBuffer::<u32>::new(host, 8)?;
+    /// launch(output.address(), output.stream());
+    /// output.buffer().use_on(output.stream());
+    /// // SAFETY: the kernel writes all elements, and was declared.
+    /// unsafe { output.assume_init(8) };
+    /// assert_eq!(output.as_slice()?, [0; 8]);
+    /// # Ok::<(), buffer::BufferError>(())
+    /// ```
+    pub unsafe fn assume_init(&mut self, len: u64) {
+        let bytes = len.saturating_mul(size_of::<T>() as u64);
+        // SAFETY: the caller's promise.
+        unsafe { self.buffer_mut().assume_init(bytes) };
     }
 }
 

@@ -107,6 +107,16 @@ impl<T: Pod> TypedBuffer<T> {
         self.buffer.address()
     }
 
+    /// The stream that the buffer belongs to: it is released there.
+    pub const fn stream(&self) -> Stream {
+        self.buffer.stream()
+    }
+
+    /// How many whole elements from the start on are known to be initialised.
+    pub fn initialised(&self) -> u64 {
+        self.buffer.initialised().checked_div(size_of::<T>() as u64).unwrap_or(self.len)
+    }
+
     /// The bytes.
     pub const fn buffer(&self) -> &Buffer {
         &self.buffer
@@ -247,6 +257,37 @@ impl<T: Pod> TypedBuffer<T> {
         let relocation = self.buffer.resize(bytes)?;
         self.len = len;
         Ok(relocation)
+    }
+
+    /// Makes room for `additional` elements past the length; see [`Buffer::reserve`].
+    ///
+    /// # Errors
+    /// As [`TypedBuffer::resize`].
+    pub fn reserve(&mut self, additional: u64) -> Result<Relocation, BufferError> {
+        let overflow = LayoutError::Overflow { size: u64::MAX, align: self.buffer.align() };
+        let bytes = additional.checked_mul(size_of::<T>() as u64).ok_or(overflow)?;
+        self.buffer.reserve(bytes)
+    }
+
+    /// Moves to memory of exactly the buffer's length, if it has more.
+    ///
+    /// # Errors
+    /// As [`Buffer::resize`].
+    pub fn shrink_to_fit(&mut self) -> Result<Relocation, BufferError> {
+        self.buffer.shrink_to_fit()
+    }
+
+    /// Gives the buffer to another stream; see [`Buffer::hand_over`].
+    ///
+    /// # Errors
+    /// As [`Buffer::hand_over`].
+    pub fn hand_over(&mut self, stream: Stream) -> Result<(), BufferError> {
+        self.buffer.hand_over(stream)
+    }
+
+    /// The bytes, for this crate, which keeps their number.
+    pub(crate) const fn buffer_mut(&mut self) -> &mut Buffer {
+        &mut self.buffer
     }
 }
 

@@ -1,7 +1,7 @@
 //! Buffers of elements.
 
 use alloc_core::{AllocError, Device, Layout, LayoutError, Stream};
-use buffer::{Buffer, BufferError, TypedBuffer};
+use buffer::{Buffer, BufferError, Relocation, TypedBuffer};
 
 use crate::sim::{GPU, Machine};
 
@@ -90,4 +90,40 @@ fn elements_of_no_size_are_refused_or_empty() {
     let mut nothing = TypedBuffer::<()>::new(machine.allocator(Device::CPU), 5).unwrap();
     assert_eq!(nothing.len(), 5);
     assert_eq!(nothing.copy_from(&[1_u8; 4]).unwrap(), 0);
+}
+
+#[test]
+fn elements_that_a_kernel_wrote_are_declared() {
+    let machine = Machine::new();
+    let mut output = TypedBuffer::<u32>::new(machine.allocator(Device::CPU), 4).unwrap();
+    assert!(output.as_slice().is_err());
+    let start = output.address().get() as usize;
+    // SAFETY: the block is the buffer's, and has room for as many.
+    unsafe { std::ptr::with_exposed_provenance_mut::<u32>(start).write_bytes(1, 3) };
+    // SAFETY: the first three were written.
+    unsafe { output.assume_init(3) };
+    assert_eq!(output.initialised(), 3);
+    assert!(output.as_slice().is_err(), "the last one was not");
+    assert_eq!(output.slice(..3).unwrap().to_vec::<u32>().unwrap(), [0x0101_0101; 3]);
+    let _ = output.resize(3).unwrap();
+    assert_eq!(output.as_slice().unwrap(), [0x0101_0101; 3]);
+    drop(output);
+    machine.assert_clean();
+}
+
+#[test]
+fn room_is_counted_in_elements_and_streams_change() {
+    let machine = Machine::new();
+    let mut numbers = TypedBuffer::from_slice(machine.allocator(GPU), &[1_u32, 2]).unwrap();
+    assert!(numbers.reserve(6).unwrap().has_moved());
+    assert_eq!((numbers.len(), numbers.buffer().capacity()), (2, 32));
+    assert_eq!(numbers.resize(8).unwrap(), Relocation::InPlace);
+    assert!(numbers.reserve(u64::MAX / 2).is_err());
+    let _ = numbers.resize(2).unwrap();
+    assert!(numbers.shrink_to_fit().unwrap().has_moved());
+    assert_eq!(numbers.buffer().capacity(), 8);
+    numbers.hand_over(Stream::from_raw(3)).unwrap();
+    assert_eq!((numbers.stream(), numbers.to_vec().unwrap()), (Stream::from_raw(3), vec![1, 2]));
+    drop(numbers);
+    machine.assert_clean();
 }
