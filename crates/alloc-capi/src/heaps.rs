@@ -272,7 +272,8 @@ fn new_pool(device: Device, made: &mut Option<Own>) -> Result<Box<dyn DeviceAllo
 pub(crate) fn headroom(device: Device) -> Result<u64, AllocError> {
     match std::env::var(HEADROOM) {
         Ok(value) => alloc_pool::parse_bytes(&value).ok_or_else(|| {
-            let error = ConfigError::Environment { variable: HEADROOM, value, expected: "number of bytes" };
+            let error =
+                ConfigError::Environment { variable: HEADROOM, value, expected: "number of bytes, such as 0 or 512M" };
             PoolError::from(error).into()
         }),
         Err(_) => Ok(alloc_cuda::device_info(device.ordinal())?.total_memory / HEADROOM_PART),

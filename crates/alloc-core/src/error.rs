@@ -1,6 +1,7 @@
 //! What can go wrong, with the figures that a caller needs to act on it.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use thiserror::Error;
 
@@ -58,7 +59,8 @@ impl AllocError {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
     "out of memory on {device}: {requested} bytes requested; {in_use} in use, {reserved} reserved, largest free \
-     block {largest_free}, {parked} parked, limit {limit:?}, device free {device_free:?} of {device_total:?}"
+     block {largest_free}, {parked} parked, limit {}, device free {} of {}",
+    Figure(*limit, "none"), Figure(*device_free, "unknown"), Figure(*device_total, "unknown")
 )]
 pub struct OutOfMemory {
     /// The device asked.
@@ -79,6 +81,18 @@ pub struct OutOfMemory {
     pub device_free: Option<u64>,
     /// What the device has in all, if it can say.
     pub device_total: Option<u64>,
+}
+
+/// A figure that there may be, and what is said if there is none.
+struct Figure(Option<u64>, &'static str);
+
+impl fmt::Display for Figure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(figure) => write!(f, "{figure}"),
+            None => f.write_str(self.1),
+        }
+    }
 }
 
 impl From<OutOfMemory> for AllocError {
@@ -150,4 +164,26 @@ pub enum ReleaseError {
         /// The failure.
         source: ProviderError,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_told_as_numbers_and_words() {
+        let error = OutOfMemory {
+            device: Device::CPU,
+            requested: 100,
+            in_use: 5,
+            reserved: 6,
+            largest_free: 7,
+            parked: 8,
+            limit: Some(50),
+            device_free: None,
+            device_total: None,
+        };
+        let text = AllocError::from(error).to_string();
+        assert!(text.ends_with("8 parked, limit 50, device free unknown of unknown"), "{text}");
+    }
 }

@@ -5,6 +5,11 @@ use std::sync::Arc;
 use alloc_core::EventHook;
 use alloc_pool::ConfigError;
 
+/// What the variables may hold, in errors.
+const HUGE_PAGES: &str = "wish for huge pages: off, transparent or hugetlb";
+const POPULATE: &str = "time to populate at: lazy, create or map";
+const NUMA: &str = "memory policy: default, bind:0,1, interleave:0,1 or preferred:0";
+
 /// Choices for a [`HostProvider`](crate::HostProvider). The defaults suit most programs.
 ///
 /// ```
@@ -45,9 +50,9 @@ impl HostOptions {
 
     fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         Ok(Self {
-            huge_pages: setting(&variable, "ALLOC_CPU_HUGE_PAGES", "wish for huge pages", HugePages::parse)?,
-            populate: setting(&variable, "ALLOC_CPU_POPULATE", "time to populate at", Populate::parse)?,
-            numa: setting(&variable, "ALLOC_CPU_NUMA", "memory policy", NumaPolicy::parse)?,
+            huge_pages: setting(&variable, "ALLOC_CPU_HUGE_PAGES", HUGE_PAGES, HugePages::parse)?,
+            populate: setting(&variable, "ALLOC_CPU_POPULATE", POPULATE, Populate::parse)?,
+            numa: setting(&variable, "ALLOC_CPU_NUMA", NUMA, NumaPolicy::parse)?,
             ..Self::default()
         })
     }
@@ -220,8 +225,12 @@ mod tests {
             ("ALLOC_CPU_NUMA", "near:0"),
         ] {
             let error = HostOptions::from_variables(|asked| (asked == name).then(|| nonsense.into())).unwrap_err();
-            let ConfigError::Environment { variable, value, .. } = error else { panic!("{error:?}") };
+            let ConfigError::Environment { variable, value, expected } = error else { panic!("{error:?}") };
             assert_eq!((variable, value.as_str()), (name, nonsense));
+            // What the error proposes is understood.
+            let (_, values) = expected.split_once(": ").unwrap();
+            let first = values.split([' ', ',']).next().map(str::to_owned);
+            assert!(HostOptions::from_variables(|asked| first.clone().filter(|_| asked == name)).is_ok(), "{expected}");
         }
     }
 }

@@ -15,8 +15,8 @@ use thiserror::Error;
 /// ```
 #[derive(Clone, Debug)]
 pub struct PoolConfig {
-    /// The most physical memory to hold, in bytes. Default: no limit but the device's.
-    /// Environment: `ALLOC_POOL_LIMIT`.
+    /// The most physical memory to hold, in bytes. Default: no limit but the device's. It is held in the backend's pages,
+    /// mostly of 2 MiB, so a limit below that leaves none. Environment: `ALLOC_POOL_LIMIT`.
     pub limit: Option<u64>,
     /// Physical memory beyond this many bytes is given back as soon as it is free. Default: kept until
     /// [`trim`](alloc_core::DeviceAllocator::trim) or until memory runs out. Environment: `ALLOC_POOL_RELEASE_THRESHOLD`.
@@ -108,6 +108,9 @@ pub enum ConfigError {
     },
 }
 
+/// What a number of bytes looks like, in errors.
+const BYTES: &str = "number of bytes, such as 4096, 64M or 8G";
+
 impl PoolConfig {
     /// The default with what the environment says on top: `ALLOC_POOL_LIMIT` and the other variables named at the
     /// fields. Bytes may end in `K`, `M`, `G` or `T` (powers of 1024).
@@ -123,7 +126,7 @@ impl PoolConfig {
             None => Ok(None),
             Some(value) => match parse_bytes(&value) {
                 Some(bytes) => Ok(Some(bytes)),
-                None => Err(ConfigError::Environment { variable: name, value, expected: "number of bytes" }),
+                None => Err(ConfigError::Environment { variable: name, value, expected: BYTES }),
             },
         };
         let number = |name: &'static str| match bytes(name)? {
@@ -131,7 +134,7 @@ impl PoolConfig {
             Some(n) => u32::try_from(n).map(Some).map_err(|_| ConfigError::Environment {
                 variable: name,
                 value: n.to_string(),
-                expected: "32-bit number",
+                expected: "number below 2^32",
             }),
         };
         let mut config = Self::default();
@@ -146,7 +149,7 @@ impl PoolConfig {
             None => Ok(None),
             Some(value) => match value.trim().parse() {
                 Ok(fraction) => Ok(Some(fraction)),
-                Err(_) => Err(ConfigError::Environment { variable: name, value, expected: "fraction" }),
+                Err(_) => Err(ConfigError::Environment { variable: name, value, expected: "fraction, such as 0.02" }),
             },
         };
         config.growth_slack = fraction("ALLOC_POOL_GROWTH_SLACK")?.unwrap_or(config.growth_slack);
