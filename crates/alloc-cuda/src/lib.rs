@@ -15,8 +15,14 @@
 //! time. [`is_available`] tells.
 //!
 //! To build with the feature in a workspace of your own, without a toolkit, give the build script of `cust_raw` the
-//! folder that it wants, in `.cargo/config.toml` or the environment: `CUDA_LIBRARY_PATH=<this repository>/crates/
-//! cuda-link/root`. On a machine with a toolkit there is nothing to be done.
+//! folder that it wants (it stops with "Could not find a cuda installation"), in `.cargo/config.toml` or the environment:
+//!
+//! ```toml
+//! [env]
+//! CUDA_LIBRARY_PATH = "/path/to/this/repository/crates/cuda-link/root"
+//! ```
+//!
+//! On a machine with a toolkit there is nothing to be done.
 //!
 //! `ALLOC_CUDA_DRIVER` in the environment names a library to load in the driver's place.
 //!
