@@ -2,7 +2,7 @@
 //!
 //! - [`ffi`] has the functions; `include/device_memory.h` declares them for C, and the Python package `device_memory`
 //!   wraps them.
-//! - With the feature `cuda`, [`ffi::torch`] has the functions that PyTorch's `CUDAPluggableAllocator` takes.
+//! - With the feature `cuda`, `ffi::torch` has the functions that PyTorch's `CUDAPluggableAllocator` takes.
 //!
 //! # What callers can count on
 //! - A pointer is freed by itself, in constant time: an index over the address space knows the block at every address.
