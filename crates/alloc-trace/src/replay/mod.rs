@@ -37,6 +37,7 @@ pub use report::PassReport;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
+#[must_use = "nothing is replayed before `run`"]
 pub struct Replay<'a> {
     trace: &'a Trace,
     passes: u32,
