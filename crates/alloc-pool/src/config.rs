@@ -244,6 +244,34 @@ mod tests {
     }
 
     #[test]
+    fn each_variable_sets_its_own_setting() {
+        type Setting = fn(&PoolConfig) -> f64;
+        let settings: [(&str, Setting); 11] = [
+            ("ALLOC_POOL_LIMIT", |config| config.limit.unwrap() as f64),
+            ("ALLOC_POOL_RELEASE_THRESHOLD", |config| config.release_threshold.unwrap() as f64),
+            ("ALLOC_POOL_GROWTH_SLACK", |config| config.growth_slack),
+            ("ALLOC_POOL_GROWTH_SLACK_MOVING", |config| config.growth_slack_moving),
+            ("ALLOC_POOL_GROWTH_SLACK_THRASHING", |config| config.growth_slack_thrashing),
+            ("ALLOC_POOL_GROWTH_SLACK_WAITING", |config| config.growth_slack_waiting),
+            ("ALLOC_POOL_PIECES_PER_PEAK", |config| f64::from(config.pieces_per_peak)),
+            ("ALLOC_POOL_MAX_PIECE", |config| config.max_piece as f64),
+            ("ALLOC_POOL_ADDRESS_SPACE", |config| config.address_space.unwrap() as f64),
+            ("ALLOC_POOL_THREAD_CACHE", |config| config.thread_cache as f64),
+            ("ALLOC_POOL_ARENAS", |config| f64::from(config.arenas)),
+        ];
+        // All at once, each with a number of its own.
+        let number_of = |name: &str| Some(1 + settings.iter().position(|(variable, _)| *variable == name)?);
+        let config = PoolConfig::from_variables(|name| number_of(name).map(|number| number.to_string())).unwrap();
+        for (variable, setting) in settings {
+            assert_eq!(Some(setting(&config) as usize), number_of(variable), "{variable}");
+        }
+        for (variable, _) in settings {
+            let wrong = |name: &str| (name == variable).then(|| "-1".to_owned());
+            assert!(PoolConfig::from_variables(wrong).is_err(), "{variable} of -1");
+        }
+    }
+
+    #[test]
     fn nonsense_is_named() {
         let error = PoolConfig::from_variables(|n| (n == "ALLOC_POOL_LIMIT").then(|| "lots".into())).unwrap_err();
         assert!(matches!(error, ConfigError::Environment { variable: "ALLOC_POOL_LIMIT", .. }));
