@@ -3,7 +3,10 @@
 use std::sync::{Arc, Mutex};
 
 use super::*;
-use crate::{AllocError, Block, Device, DeviceAllocator, Layout, ReleaseError, SimulatedAllocator, Stream, StreamSet};
+use crate::{
+    Address, AddressRange, AllocError, Block, Device, DeviceAllocator, Gauge, Layout, ProviderCalls, ReleaseError,
+    SimulatedAllocator, Statistics, Stream, StreamSet, Transfer,
+};
 
 fn bytes(size: u64) -> Layout {
     Layout::bytes(size).unwrap()
@@ -78,15 +81,130 @@ fn a_retry_around_a_limit_serves_from_a_cache() {
     release(&allocator, block).unwrap();
 }
 
+/// Notes what reaches it, and says something of its own in return.
+#[derive(Debug)]
+struct Witness {
+    inner: SimulatedAllocator,
+    trimmed: Mutex<Vec<u64>>,
+    retired: Mutex<Vec<Stream>>,
+    reserved: u64,
+}
+
+impl Witness {
+    fn new(start: u64, reserved: u64) -> Arc<Self> {
+        let range = AddressRange { start: Address::new(start), bytes: 1 << 20 };
+        let inner = SimulatedAllocator::in_range(Device::cuda(2), range);
+        Arc::new(Self { inner, trimmed: Mutex::default(), retired: Mutex::default(), reserved })
+    }
+}
+
+// SAFETY: the device is simulated.
+unsafe impl DeviceAllocator for Witness {
+    fn device(&self) -> Device {
+        self.inner.device()
+    }
+    fn allocate(&self, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
+        self.inner.allocate(layout, stream)
+    }
+    unsafe fn release(&self, block: Block, stream: Stream, uses: &StreamSet) -> Result<(), ReleaseError> {
+        // SAFETY: as the caller promises.
+        unsafe { self.inner.release(block, stream, uses) }
+    }
+    /// Each figure another.
+    fn statistics(&self) -> Statistics {
+        let gauge = |first| Gauge { current: first, peak: first + 1, total: first + 2, count: first + 3 };
+        Statistics {
+            requested: gauge(100),
+            in_use: gauge(200),
+            reserved: gauge(self.reserved),
+            cached: 1,
+            parked: gauge(300),
+            hits: 2,
+            misses: 3,
+            moves: 4,
+            largest_free: 5 + self.reserved,
+            rejected_releases: 6,
+            leaked: 7,
+            provider_calls: ProviderCalls {
+                reserve: 10,
+                create: 11,
+                map: 12,
+                unmap: 13,
+                release: 14,
+                record: 15,
+                query: 16,
+                wait: 17,
+            },
+        }
+    }
+    fn trim(&self, keep: u64) -> u64 {
+        self.trimmed.lock().unwrap().push(keep);
+        1000 + self.reserved
+    }
+    fn transfer(&self) -> &dyn Transfer {
+        self.inner.transfer()
+    }
+    fn retire_stream(&self, stream: Stream) {
+        self.retired.lock().unwrap().push(stream);
+    }
+}
+
 #[test]
-fn adaptors_hand_the_rest_through() {
-    let device = Arc::new(SimulatedAllocator::new(Device::cuda(2), 1 << 20));
-    let allocator = FaultInjection::new(Logging::new(Arc::clone(&device), std::io::sink()), Faults::none());
-    assert_eq!(allocator.device(), Device::cuda(2).simulated());
-    assert_eq!(allocator.trim(0), 0);
-    allocator.retire_stream(Stream::from_raw(1));
-    allocator.transfer().synchronize(Stream::DEFAULT).unwrap();
-    let block = allocator.allocate(bytes(10), Stream::DEFAULT).unwrap();
-    assert_eq!(allocator.statistics(), device.statistics());
-    release(&allocator, block).unwrap();
+fn adaptors_and_pointers_hand_the_rest_through() {
+    type Wrap = fn(Arc<Witness>) -> Box<dyn DeviceAllocator>;
+    let all: &[(&str, Wrap)] = &[
+        ("Limited", |inner| Box::new(Limited::new(inner, 8192))),
+        ("FaultInjection", |inner| Box::new(FaultInjection::new(inner, Faults::none()))),
+        ("Logging", |inner| Box::new(Logging::new(inner, std::io::sink()))),
+        ("RetryOnFailure", |inner| Box::new(RetryOnFailure::new(inner, |_: &AllocError, _: u64| false))),
+        #[cfg(feature = "tracking")]
+        ("Tracking", |inner| Box::new(Tracking::new(inner))),
+        ("Arc", |inner| Box::new(inner)),
+        ("Box", |inner| Box::new(Box::new(inner))),
+        ("&", |inner| Box::new(&*Box::leak(Box::new(inner)))),
+        ("dyn", |inner| Box::new(inner as Arc<dyn DeviceAllocator>)),
+    ];
+    for (name, wrap) in all {
+        let witness = Witness::new(4096, 500);
+        let outer = wrap(Arc::clone(&witness));
+        assert_eq!(outer.device(), Device::cuda(2).simulated(), "{name}");
+        assert_eq!(outer.statistics(), witness.statistics(), "{name}");
+        assert_eq!((outer.trim(77), &*witness.trimmed.lock().unwrap()), (1500, &vec![77]), "{name}");
+        outer.retire_stream(Stream::from_raw(9));
+        assert_eq!(*witness.retired.lock().unwrap(), [Stream::from_raw(9)], "{name}");
+        let transfer = std::ptr::from_ref(outer.transfer()).cast::<()>();
+        assert_eq!(transfer, std::ptr::from_ref(witness.transfer()).cast(), "{name}");
+        let block = outer.allocate(bytes(10), Stream::DEFAULT).unwrap();
+        release(&*outer, block).unwrap();
+        assert_eq!(witness.inner.statistics().requested.total, 10, "{name}");
+        assert_eq!(witness.inner.statistics().requested.current, 0, "{name}");
+    }
+}
+
+#[test]
+fn a_fallback_speaks_for_both() {
+    let (first, second) = (Witness::new(4096, 500), Witness::new(1 << 30, 800));
+    let allocator = Fallback::new(Arc::clone(&first), Arc::clone(&second)).unwrap();
+    allocator.retire_stream(Stream::from_raw(9));
+    for witness in [&first, &second] {
+        assert_eq!(*witness.retired.lock().unwrap(), [Stream::from_raw(9)]);
+    }
+    // Together they are to keep 900: the second what the first leaves of that, and the first then the same.
+    assert_eq!(allocator.trim(900), 1500 + 1800);
+    assert_eq!((&*first.trimmed.lock().unwrap(), &*second.trimmed.lock().unwrap()), (&vec![100], &vec![400]));
+    let (sum, one) = (allocator.statistics(), first.statistics());
+    let twice = |gauge: Gauge| Gauge {
+        current: 2 * gauge.current,
+        peak: 2 * gauge.peak,
+        total: 2 * gauge.total,
+        count: 2 * gauge.count,
+    };
+    assert_eq!(sum.requested, twice(one.requested));
+    assert_eq!(sum.in_use, twice(one.in_use));
+    assert_eq!(sum.parked, twice(one.parked));
+    assert_eq!(sum.reserved, Gauge { current: 1300, peak: 1302, total: 1304, count: 1306 });
+    assert_eq!((sum.cached, sum.hits, sum.misses, sum.moves), (2, 4, 6, 8));
+    assert_eq!((sum.rejected_releases, sum.leaked, sum.largest_free), (12, 14, 805));
+    let ProviderCalls { reserve, create, map, unmap, release, record, query, wait } = sum.provider_calls;
+    assert_eq!([reserve, create, map, unmap, release, record, query, wait], [20, 22, 24, 26, 28, 30, 32, 34]);
 }
