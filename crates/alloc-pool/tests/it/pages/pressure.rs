@@ -86,6 +86,26 @@ fn callbacks_are_asked_until_there_is_enough_or_nothing_left() {
 }
 
 #[test]
+fn the_program_is_not_asked_while_other_pools_have_idle_memory() {
+    let (provider, one, other) = neighbours(16);
+    let calls = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&calls);
+    let _guard = pressure::on_pressure(one.device(), move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+        false
+    });
+    give(&one, take(&one, 10 * PAGE, A), A);
+    let block = take(&other, 14 * PAGE, A);
+    assert_eq!(calls.load(Ordering::Relaxed), 0);
+    let layout = alloc_core::Layout::bytes(4 * PAGE).unwrap();
+    assert!(other.allocate(layout, A).unwrap_err().is_out_of_memory());
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+    give(&other, block, A);
+    drop((one, other));
+    provider.assert_all_returned();
+}
+
+#[test]
 fn a_callback_that_promises_in_vain_does_not_hang() {
     let (provider, pool, _other) = neighbours(4);
     let calls = Arc::new(AtomicU64::new(0));
