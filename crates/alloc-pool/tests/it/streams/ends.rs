@@ -140,19 +140,23 @@ const LONG: Duration = Duration::from_secs(60);
 fn ends_within(time: Duration, provider: &Stopping, pool: &Pool<Stopping>, meanwhile: impl FnOnce() + Send) -> bool {
     let has_ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let stopped = scope.spawn(|| {
             STOPS.set(true);
             pool.trim(0);
         });
         provider.reached.wait();
         let (ended, is_ended) = channel::<()>();
-        scope.spawn(|| {
+        let other = scope.spawn(|| {
             meanwhile();
             drop(ended);
         });
         let ended = is_ended.recv_timeout(time) == Err(RecvTimeoutError::Disconnected);
         has_ended.store(ended, Ordering::Relaxed);
         provider.goes_on.wait();
+        // A scope does not wait for what threads do as they end, which is to give their caches back.
+        for thread in [stopped, other] {
+            thread.join().unwrap();
+        }
     });
     has_ended.into_inner()
 }
