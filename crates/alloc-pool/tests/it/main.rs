@@ -10,6 +10,7 @@ mod bad_input;
 mod breakdown;
 mod conformance;
 mod crowd;
+mod events;
 mod failures;
 mod figures;
 mod heap_calls;
