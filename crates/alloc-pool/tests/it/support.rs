@@ -1,6 +1,7 @@
 //! What the tests share: providers that don't disturb each other, and short words for the calls of a pool.
 
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::thread::ScopedJoinHandle;
 
 use alloc_core::conformance::{SimulatedConfig, SimulatedProvider};
 use alloc_core::{
@@ -37,6 +38,11 @@ pub fn random(seed: u64) -> impl FnMut(u64) -> u64 {
         state ^= state << 17;
         (state >> 11) % below
     }
+}
+
+/// Waits for threads to their very end: a scope does not wait for what they do as they end, which is to give their caches back.
+pub fn join_all<'scope, T>(threads: impl IntoIterator<Item = ScopedJoinHandle<'scope, T>>) {
+    threads.into_iter().for_each(|thread| drop(thread.join().unwrap()));
 }
 
 /// A provider and a pool over it, both within reach.

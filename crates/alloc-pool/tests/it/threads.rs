@@ -9,7 +9,7 @@ use alloc_core::conformance::{SimulatedConfig, SimulatedProvider};
 use alloc_core::{AllocatorEvent, Block, Device, DeviceAllocator, EventHook, ReleaseError, Stream};
 use alloc_pool::{Pool, PoolConfig};
 
-use crate::support::{A, B, KIB, MIB, PAGE, Rig, give, simulated, take, try_give};
+use crate::support::{A, B, KIB, MIB, PAGE, Rig, give, join_all, simulated, take, try_give};
 
 const THREADS: u64 = 6;
 
@@ -319,16 +319,16 @@ fn one_of_many_releases_of_a_block_succeeds() {
         for _ in 0..50 {
             let block = rig.take(size, A);
             let (start, won) = (Barrier::new(4), AtomicU64::new(0));
-            thread::scope(|scope| {
-                for _ in 0..4 {
-                    scope.spawn(|| {
-                        start.wait();
-                        match try_give(&rig.pool, block, A, &[]) {
-                            Ok(()) => drop(won.fetch_add(1, Ordering::Relaxed)),
-                            Err(error) => assert!(matches!(error, ReleaseError::Stale { .. }), "{error}"),
-                        }
-                    });
+            let release = || {
+                start.wait();
+                match try_give(&rig.pool, block, A, &[]) {
+                    Ok(()) => drop(won.fetch_add(1, Ordering::Relaxed)),
+                    Err(error) => assert!(matches!(error, ReleaseError::Stale { .. }), "{error}"),
                 }
+            };
+            thread::scope(|scope| {
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(release)).collect();
+                join_all(threads);
             });
             assert_eq!(won.into_inner(), 1, "{size}");
         }
@@ -373,7 +373,7 @@ fn a_flush_reaches_other_threads_at_their_next_call() {
     let rig = Rig::default();
     let (warm, flushed, done) = (Barrier::new(2), Barrier::new(2), Barrier::new(2));
     thread::scope(|scope| {
-        scope.spawn(|| {
+        let other = scope.spawn(|| {
             let blocks: Vec<_> = (0..100).map(|_| rig.take(4 * KIB, A)).collect();
             blocks.into_iter().for_each(|block| rig.give(block, A));
             warm.wait();
@@ -389,6 +389,7 @@ fn a_flush_reaches_other_threads_at_their_next_call() {
         assert_eq!(rig.figures().cached, 0);
         rig.pool.trim(0);
         assert_eq!(rig.provider.physical_bytes(), 0);
+        join_all([other]);
     });
     rig.close();
 }

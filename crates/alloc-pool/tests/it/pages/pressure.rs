@@ -7,7 +7,7 @@ use alloc_core::conformance::{SimulatedConfig, SimulatedProvider};
 use alloc_core::{DeviceAllocator, pressure};
 use alloc_pool::{Pool, PoolConfig};
 
-use crate::support::{A, B, PAGE, give, simulated, take};
+use crate::support::{A, B, PAGE, give, join_all, simulated, take};
 
 /// Two pools over one device with `pages` pages.
 fn neighbours(pages: u64) -> (SimulatedProvider, Arc<Pool<SimulatedProvider>>, Arc<Pool<SimulatedProvider>>) {
@@ -159,8 +159,7 @@ fn pools_that_ask_each_other_at_the_same_time_do_not_wait_for_each_other() {
                 }
             })
         });
-        // A scope does not wait for what threads do as they end, which is to give their caches back.
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        join_all(threads);
     });
     drop((one, other));
     provider.assert_all_returned();

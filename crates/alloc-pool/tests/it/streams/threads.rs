@@ -4,7 +4,7 @@ use alloc_core::conformance::{SimulatedConfig, SimulatedProvider};
 use alloc_core::{Block, Device, DeviceAllocator, DeviceKind, Layout, MemoryProvider, Stream, StreamSet};
 use alloc_pool::{Pool, PoolConfig};
 
-use crate::support::{MIB, random};
+use crate::support::{MIB, join_all, random};
 
 const STREAMS: u64 = 4;
 
@@ -62,10 +62,11 @@ fn memory_of_others_goes_to_one_thread_at_a_time() {
             let config = PoolConfig { growth_slack: 0.0, arenas, ..PoolConfig::default() };
             let pool = Pool::new(provider.clone(), config).unwrap();
             std::thread::scope(|scope| {
-                for thread in 0..3 {
-                    let (pool, provider) = (&pool, &provider);
-                    scope.spawn(move || pass_on(pool, provider, 7 * seed + thread, own_streams.then_some(thread)));
-                }
+                let (pool, provider) = (&pool, &provider);
+                let run = |thread| {
+                    scope.spawn(move || pass_on(pool, provider, 7 * seed + thread, own_streams.then_some(thread)))
+                };
+                join_all((0..3).map(run).collect::<Vec<_>>());
             });
             provider.complete_everything();
             assert_eq!(provider.violations(), Vec::<String>::new());
