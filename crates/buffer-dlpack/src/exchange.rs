@@ -50,7 +50,7 @@ pub fn bytes_of(shape: &[i64], element: DLDataType) -> Result<u64, DlpackError> 
 }
 
 /// Whether a tensor's elements follow one another row by row. The stride of a dimension with one element is never
-/// stepped by, so it may be anything: PyTorch says 1, NumPy what it was before.
+/// stepped by, so it may be anything.
 fn is_contiguous(shape: &[i64], strides: Option<&[i64]>) -> bool {
     // No strides means this order.
     let Some(strides) = strides else { return true };
