@@ -65,7 +65,6 @@ pub(crate) struct Inner<P: MemoryProvider> {
     pub(crate) deferred: Mutex<Vec<Note>>,
     pub(crate) caches: Mutex<CacheTotals>,
     pub(crate) rejected: AtomicU64,
-    pub(crate) waits: AtomicU64,
     /// How often there was no memory for a slab.
     pub(crate) refused_slabs: AtomicU32,
     pub(crate) registration: Registration,
@@ -118,7 +117,6 @@ impl<P: MemoryProvider> Pool<P> {
             deferred: Mutex::new(Vec::with_capacity(16)),
             caches: Mutex::default(),
             rejected: AtomicU64::new(0),
-            waits: AtomicU64::new(0),
             refused_slabs: AtomicU32::new(0),
             limit: Limit::new(config.limit),
             registration: pressure::register(device, Weak::clone(inner) as Weak<dyn Relieve>),

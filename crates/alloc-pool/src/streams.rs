@@ -457,10 +457,7 @@ impl<P: MemoryProvider> Inner<P> {
 
     pub(crate) fn make_wait(&self, after: Stream, event: &P::Event) -> Result<(), ProviderError> {
         self.driver.make_wait(after, event)?;
-        self.waits.fetch_add(1, Ordering::Relaxed);
-        if self.is_heard() {
-            self.deferred.lock().unwrap_or_else(PoisonError::into_inner).push(Note::Waited { stream: after });
-        }
+        self.defer(Note::Waited { stream: after });
         Ok(())
     }
 }
