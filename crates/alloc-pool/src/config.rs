@@ -33,7 +33,8 @@ pub struct PoolConfig {
     /// Environment: `ALLOC_POOL_GROWTH_SLACK_THRASHING`.
     pub growth_slack_thrashing: f64,
     /// How much further still where streams keep waiting for each other while the host is far ahead of the device: by 0.01
-    /// for each such wait after the first 64, less one for sixteen others. Default: 0.5. Environment: `ALLOC_POOL_GROWTH_SLACK_WAITING`.
+    /// for each such wait after the first 64, less one for sixteen others; and by 0.0105 once they have waited eight times at all. Up to
+    /// this in all. Default: 0.5. Environment: `ALLOC_POOL_GROWTH_SLACK_WAITING`.
     pub growth_slack_waiting: f64,
     /// Physical memory is created in pieces of the peak of bytes in use divided by this, so that pieces grow with the
     /// pool. Default: 192. Environment: `ALLOC_POOL_PIECES_PER_PEAK`.

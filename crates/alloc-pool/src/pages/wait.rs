@@ -166,11 +166,17 @@ impl<P: MemoryProvider> Inner<P> {
 /// past. To wait for memory then takes the device's time, and there is more for each such wait, as a fraction of the peak.
 const PEAKS_AHEAD: u64 = 8;
 const MORE_PER_WAIT: f64 = 0.01;
+/// After so many waits of any kind it may hold a little more at once. Streams that use each other's memory leave it in pieces of which few
+/// pages are free as a whole, so that pages are created past the budget sooner or later, one at a time and more of them.
+const FEW_AT_ALL: u64 = 8;
+const MORE_FOR_ANY: f64 = 0.0105;
 
 impl<T> Pages<T> {
     /// How much more the pool may hold for the sake of waiting less, as a fraction of its peak.
     pub(super) fn more_for_waiting(&self, most: f64) -> f64 {
-        (self.held_up.most.saturating_sub(BORNE * FEW) as f64 / FEW as f64 * MORE_PER_WAIT).min(most)
+        let for_any = if self.held_up.waits >= FEW_AT_ALL { MORE_FOR_ANY } else { 0.0 };
+        let far_ahead = self.held_up.most.saturating_sub(BORNE * FEW) as f64 / FEW as f64 * MORE_PER_WAIT;
+        (for_any + far_ahead).min(most)
     }
 }
 
@@ -221,10 +227,22 @@ mod tests {
             }
             pages.more_for_waiting(0.5)
         };
-        assert_eq!(more(BORNE - 2 * LOOKED_AT, 0, 1), 0.0);
+        assert_eq!(more(BORNE - 2 * LOOKED_AT, 0, 1), MORE_FOR_ANY);
         assert!((more(BORNE + 20, 0, 1) - 0.2).abs() < 0.1);
-        assert_eq!(more(1, 2 * FEW, 10_000), 0.0, "now and then");
+        assert_eq!(more(1, 2 * FEW, 10_000), MORE_FOR_ANY, "now and then");
         assert_eq!(more(2, FEW, 10_000), 0.5);
+    }
+
+    #[test]
+    fn a_pool_whose_streams_wait_at_all_may_hold_a_little_more() {
+        let mut pages = Pages::<()>::new(1);
+        let more = |pages: &Pages<()>| (pages.more_for_waiting(0.5), pages.more_for_waiting(0.001));
+        for _ in 1..FEW_AT_ALL {
+            pages.held_up.note(Some(false));
+        }
+        assert_eq!(more(&pages), (0.0, 0.0));
+        pages.held_up.note(Some(false));
+        assert_eq!(more(&pages), (MORE_FOR_ANY, 0.001), "but no more than is allowed");
     }
 
     #[test]
