@@ -50,7 +50,8 @@ pub enum AllocatorEvent<'a> {
         /// What is done instead.
         instead: &'static str,
     },
-    /// An allocator that knows its blocks was dropped while some were still in use.
+    /// An allocator that knows its blocks was dropped, or was to report at the end of a program, while some were still in
+    /// use.
     BlocksLeft {
         /// Number of blocks.
         count: u64,

@@ -42,7 +42,7 @@ pub use logging::{LogError, Logging};
 pub use retry::{OnFailure, RetryOnFailure};
 pub use thread::ThreadTag;
 #[cfg(feature = "tracking")]
-pub use tracking::{Leak, LeakReport, LeakSite, Tracking};
+pub use tracking::{Leak, LeakReport, LeakSite, ReportAtEnd, Tracking};
 
 #[cfg(doc)]
 use crate::DeviceAllocator;

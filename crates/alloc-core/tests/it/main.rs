@@ -1,4 +1,8 @@
 //! Promises of this crate that are kept across modules.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+
 #[cfg(feature = "conformance")]
 mod conformance;
+#[cfg(feature = "tracking")]
+mod tracking;

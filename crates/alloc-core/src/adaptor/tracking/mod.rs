@@ -1,12 +1,15 @@
 //! Knows every living block.
 
+mod end;
 mod report;
 
+pub use end::ReportAtEnd;
 pub use report::{Leak, LeakReport, LeakSite};
 
 use std::backtrace::Backtrace;
-use std::sync::Arc;
+use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use dashmap::DashMap;
@@ -26,7 +29,7 @@ use crate::{
 ///   so plain allocators without books of their own become safe against them. For this the blocks carry ids of the
 ///   adaptor, never used twice, instead of the inner allocator's.
 /// - If blocks are left when it is dropped, [`AllocatorEvent::BlocksLeft`] goes to the hook and the report to
-///   `tracing`, as a warning.
+///   `tracing`, as a warning. For one that is never dropped, [`report_at_end`](Tracking::report_at_end) does so.
 ///
 /// A call costs an access to a sharded map more, and a backtrace costs some microseconds.
 ///
@@ -67,6 +70,9 @@ struct Books {
     rejected: AtomicU64,
     backtraces: bool,
     hook: Option<Arc<dyn EventHook>>,
+    /// What was told last: the number of the next allocation and how many blocks lived. If neither has changed, the blocks are
+    /// the same.
+    told: Mutex<Option<(u64, u64)>>,
 }
 
 #[derive(Debug)]
@@ -96,6 +102,7 @@ impl<A: DeviceAllocator> Tracking<A> {
             rejected: AtomicU64::new(0),
             backtraces: false,
             hook: None,
+            told: Mutex::new(None),
         };
         Self { books, inner }
     }
@@ -162,7 +169,8 @@ impl Books {
     fn insert(&self, block: Block, layout: Layout, stream: Stream) -> Block {
         let sequence = self.next.fetch_add(1, Ordering::Relaxed) & SEQUENCE_MASK;
         let id = self.tag | sequence;
-        let backtrace = self.backtraces.then(|| Arc::new(Backtrace::force_capture()));
+        // Not by `then`, whose frame would be the first of each.
+        let backtrace = if self.backtraces { Some(Arc::new(Backtrace::force_capture())) } else { None };
         let thread = ThreadTag::current();
         let living = Living { block, align: layout.align(), stream, thread, since: Instant::now(), backtrace };
         let outer = living.outer(id);
@@ -214,22 +222,39 @@ impl Living {
     }
 }
 
-impl Drop for Books {
-    fn drop(&mut self) {
+impl Books {
+    /// Tells the hook and `tracing` of living blocks, unless they were told of the same ones last, and whoever reads the
+    /// text of any.
+    fn tell(&self, to: Option<&mut dyn Write>) {
+        let next = self.next.load(Ordering::Relaxed);
         let leaks = self.leaks_since(0);
-        if leaks.is_empty() {
-            return;
-        }
         let count = leaks.len() as u64;
         let bytes = leaks.iter().fold(0u64, |sum, leak| sum.saturating_add(leak.block.size()));
+        let state = Some((next, count));
+        let before = std::mem::replace(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner), state);
+        let is_news = count > 0 && before != state;
+        let is_traced = is_news && tracing::enabled!(tracing::Level::WARN);
         // A report resolves backtraces, which is slow: not for nobody.
-        if tracing::enabled!(tracing::Level::WARN) {
+        if is_traced || to.is_some() {
             let report = LeakReport::new(self.device, leaks);
-            tracing::warn!(device = %self.device, count, bytes, "blocks still in use\n{report}");
+            if is_traced {
+                tracing::warn!(device = %self.device, count, bytes, "blocks still in use\n{report}");
+            }
+            if let Some(to) = to
+                && let Err(error) = to.write_all(format!("{report}\n").as_bytes()).and_then(|()| to.flush())
+            {
+                tracing::debug!(device = %self.device, %error, "the report of blocks in use could not be written");
+            }
         }
-        if let Some(hook) = &self.hook {
+        if let Some(hook) = self.hook.as_ref().filter(|_| is_news) {
             hook.on_event(self.device, &AllocatorEvent::BlocksLeft { count, bytes });
         }
+    }
+}
+
+impl Drop for Books {
+    fn drop(&mut self) {
+        self.tell(None);
     }
 }
 

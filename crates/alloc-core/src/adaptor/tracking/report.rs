@@ -56,6 +56,8 @@ pub struct LeakReport {
 
 /// More sites than this are only counted when a report is shown.
 const SITES_SHOWN: usize = 50;
+/// More lines of a place than this are only counted. The first are the nearest: two for each call.
+const LINES_SHOWN: usize = 40;
 
 impl LeakReport {
     pub(super) fn new(device: Device, leaks: Vec<Leak>) -> Self {
@@ -118,8 +120,13 @@ impl fmt::Display for LeakReport {
                 Amount(site.count, site.bytes),
                 site.first_sequence
             )?;
-            for line in site.site.lines() {
+            let mut lines = site.site.lines();
+            for line in lines.by_ref().take(LINES_SHOWN) {
                 write!(f, "\n    {line}")?;
+            }
+            match lines.count() {
+                0 => {}
+                more => write!(f, "\n    ({more} more lines)")?,
             }
         }
         if let Some(rest) = self.sites.get(SITES_SHOWN..).filter(|rest| !rest.is_empty()) {
@@ -173,5 +180,20 @@ mod tests {
         assert_eq!(callers(text), "   2: program::load\n   3: main");
         assert_eq!(callers("<unknown>"), "<unknown>");
         assert_eq!(callers(""), "");
+    }
+
+    #[test]
+    fn what_is_shown_is_bounded() {
+        let frames: String = (0..100).map(|frame| format!("{frame}: f\n")).collect();
+        let site =
+            |bytes| LeakSite { site: frames.clone(), count: 2, bytes, oldest: Duration::ZERO, first_sequence: 0 };
+        let sites = (0..SITES_SHOWN as u64 + 3).map(site).collect();
+        let text = LeakReport { device: Device::CPU, count: 106, bytes: 1378, sites }.to_string();
+        assert_eq!(text.lines().count(), 1 + SITES_SHOWN * (1 + LINES_SHOWN + 1) + 1);
+        assert!(text.contains("\n    39: f\n    (60 more lines)\n"), "{text}");
+        assert!(text.ends_with("\n6 blocks of 153 bytes at 3 more places"), "{text}");
+        let short = LeakSite { site: frames.lines().take(LINES_SHOWN).collect::<Vec<_>>().join("\n"), ..site(1) };
+        let text = LeakReport { device: Device::CPU, count: 2, bytes: 1, sites: vec![short] }.to_string();
+        assert!(text.ends_with("39: f"), "{text}");
     }
 }
