@@ -6,6 +6,10 @@
 //
 // A child that is forked without `exec` calls none of them: host memory is one for it and its parent, which each would hand
 // out without the other, locks may be held by threads that it has not, and CUDA does not work in it.
+//
+// With `ALLOC_LEAK_REPORT=table` in the environment when the first pool is made, the standard error gets a table of the blocks
+// that were never freed when the process ends; with `backtrace`, also where they come from. `devmem_snapshot_json` has the living
+// blocks at any time.
 
 
 #ifndef DEVICE_MEMORY_H

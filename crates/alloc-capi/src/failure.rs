@@ -197,7 +197,7 @@ fn out_of_memory(figures: &OutOfMemory) -> String {
 }
 
 /// Bytes as people say them.
-fn human(bytes: u64) -> String {
+pub(crate) fn human(bytes: u64) -> String {
     const UNITS: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
     for (unit, shift) in UNITS {
         if bytes >> shift > 0 {

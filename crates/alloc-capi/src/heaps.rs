@@ -12,6 +12,7 @@ use alloc_pool::{ConfigError, Pool, PoolConfig, PoolError};
 
 use crate::failure::Failure;
 use crate::index::Owner;
+use crate::leaks::{self, Traced};
 use crate::live::Live;
 use crate::peers::{self, PeerAccess};
 
@@ -95,6 +96,8 @@ pub(crate) struct Heap {
     pub(crate) live: Live,
     /// What is left to the device's driver.
     pub(crate) headroom: u64,
+    /// The allocator once more, if it knows where its blocks come from.
+    pub(crate) traced: Option<&'static Traced>,
     allocator: &'static dyn DeviceAllocator,
     controls: Box<dyn Controls>,
 }
@@ -232,12 +235,15 @@ fn make(device: Device) -> Result<&'static Heap, Failure> {
     if let Some(heap) = by_owner(owner) {
         return Ok(heap);
     }
+    let is_traced = leaks::wants_backtraces()?;
     let mut made = None;
     let registered = registry::get_or_try_init(device, || new_pool(device, &mut made)).map_err(AllocError::from)?;
     let ours = made.is_some() && device.kind() == DeviceKind::CUDA;
     let headroom = if ours { headroom(device)? } else { 0 };
     let (allocator, controls) = made.unwrap_or_else(|| (registered, Box::new(Installed(device))));
-    let heap = Heap { device, owner, live: Live::default(), headroom, allocator, controls };
+    let traced = is_traced.then(|| leaks::trace(allocator));
+    let allocator = traced.map_or(allocator, |traced| traced);
+    let heap = Heap { device, owner, live: Live::default(), headroom, traced, allocator, controls };
     peers::open_to_each_other(&heap, all());
     Ok(TABLE[usize::from(owner)].get_or_init(|| heap))
 }

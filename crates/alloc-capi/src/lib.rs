@@ -11,6 +11,7 @@
 //! - No panic crosses the border.
 //! - Functions come and keep their meaning; `DEVMEM_ABI_VERSION` changes when one does not. Structs start with the
 //!   fields that they had and grow at the end; callers say how much of one they know.
+//! - What was never freed is told at the end of the process, if `ALLOC_LEAK_REPORT` asks for it.
 //!
 //! ```
 //! use device_memory::ffi;
@@ -29,6 +30,7 @@ mod failure;
 pub mod ffi;
 mod heaps;
 mod index;
+mod leaks;
 mod live;
 mod memory;
 mod peers;

@@ -4,7 +4,7 @@ pub(crate) mod filter;
 pub(crate) mod throw;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use alloc_core::{
     AllocError, AllocatorHandle, Block, Device, DeviceAllocator, Layout, ReleaseError, Statistics, Stream, StreamSet,
@@ -304,6 +304,16 @@ pub(crate) fn device_of(owner: Owner) -> Option<Device> {
     lock().by_owner(owner).map(|slot| Device::cuda(slot.private.ordinal))
 }
 
+/// The same without waiting: `None` as well if somebody else has the books.
+pub(crate) fn device_if_free(owner: Owner) -> Option<Device> {
+    let state = match STATE.try_lock() {
+        Ok(state) => state,
+        Err(TryLockError::Poisoned(error)) => error.into_inner(),
+        Err(TryLockError::WouldBlock) => return None,
+    };
+    state.by_owner(owner).map(|slot| Device::cuda(slot.private.ordinal))
+}
+
 /// PyTorch's name of a private pool.
 pub(crate) fn id_of(owner: Owner) -> Option<PoolId> {
     lock().by_owner(owner).map(|slot| slot.private.id)
@@ -325,5 +335,22 @@ pub(crate) fn empty_cache() {
     sweep();
     for heap in heaps::all().filter(|heap| heap.device.kind() == alloc_core::DeviceKind::CUDA) {
         heap.allocator().trim(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn who_may_not_wait_for_the_books_does_not() {
+        let (asks, answer) = mpsc::channel();
+        let held = lock();
+        std::thread::spawn(move || asks.send(device_if_free(POOLS)));
+        assert_eq!(answer.recv_timeout(Duration::from_secs(20)), Ok(None));
+        drop(held);
     }
 }

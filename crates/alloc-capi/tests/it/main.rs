@@ -5,6 +5,8 @@
 
 mod header;
 mod host;
+#[cfg(target_os = "linux")]
+mod leaks;
 mod programs;
 #[cfg(all(feature = "cuda", target_os = "linux"))]
 mod sweep;

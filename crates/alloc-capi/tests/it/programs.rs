@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// The folder where cargo puts the library that it builds for these tests.
-fn libraries() -> PathBuf {
+pub(crate) fn libraries() -> PathBuf {
     let executable = std::env::current_exe().unwrap();
     let folder = executable.parent().unwrap().to_owned();
     let library = folder.join("libdevice_memory.so");
@@ -16,7 +16,7 @@ fn libraries() -> PathBuf {
     folder
 }
 
-fn is_there(program: &str) -> bool {
+pub(crate) fn is_there(program: &str) -> bool {
     let found = Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
     if !found {
         eprintln!("left out: `{program}` is not installed");
@@ -33,9 +33,19 @@ fn succeed(command: &mut Command) -> String {
 }
 
 fn compile(compiler: &str, source: &Path, to: &Path) {
+    compile_with(compiler, &[], source, to);
+}
+
+pub(crate) fn compile_with(compiler: &str, arguments: &[&str], source: &Path, to: &Path) {
     let libraries = libraries();
     let mut command = Command::new(compiler);
-    command.args(["-Wall", "-Wextra", "-Werror", "-I"]).arg(root().join("include")).arg(source).arg("-o").arg(to);
+    command
+        .args(["-Wall", "-Wextra", "-Werror", "-I"])
+        .arg(root().join("include"))
+        .args(arguments)
+        .arg(source)
+        .arg("-o")
+        .arg(to);
     command.arg("-L").arg(&libraries).arg("-ldevice_memory");
     succeed(command.arg(format!("-Wl,-rpath,{}", libraries.display())));
 }
