@@ -464,6 +464,14 @@ impl Caches {
         true
     }
 
+    /// Visits the blocks that the thread keeps of the pool of this number.
+    pub(crate) fn for_each_of(&self, pool: u64, mut visit: impl FnMut(CachedBlock)) {
+        let kept = self.latest.iter().chain(&self.others).filter(|kept| kept.pool == pool);
+        for bin in kept.flat_map(|kept| &kept.cache.bins) {
+            bin.blocks.iter().take(bin.len as usize).for_each(|&block| visit(block));
+        }
+    }
+
     /// Takes out the caches that match.
     fn take(&mut self, matches: impl Fn(&Kept) -> bool) -> Vec<Box<Kept>> {
         let latest = self.latest.take_if(|latest| matches(latest));

@@ -33,6 +33,7 @@ mod release;
 mod remote;
 mod retired;
 mod returns;
+mod snapshot;
 mod standby;
 mod statistics;
 mod streams;

@@ -66,6 +66,15 @@ impl<E> ParkList<E> {
     }
 }
 
+impl<E> ParkList<E> {
+    /// Visits what is parked, but for what somebody is looking through at the moment.
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(Parked)) {
+        let waiting = self.entries.iter().chain(&self.lost).map(|entry| &entry.parked);
+        let parked = waiting.chain(self.together.iter().map(Together::parked)).flatten();
+        parked.for_each(|&parked| visit(parked));
+    }
+}
+
 /// Whether to ask for the state of work or to wait for its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Manner {

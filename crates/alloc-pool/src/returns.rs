@@ -75,6 +75,11 @@ impl Returns {
         true
     }
 
+    /// The blocks that wait.
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = CachedBlock> {
+        self.bins.iter().flat_map(|bin| &bin.blocks).copied()
+    }
+
     /// Bytes that wait.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes

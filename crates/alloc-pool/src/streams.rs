@@ -35,7 +35,7 @@ pub(crate) struct Tags<E> {
 }
 
 /// The stream of blocks whose own is gone.
-const NOBODY: Stream = Stream::with_identity(u64::MAX, u64::MAX);
+pub(crate) const NOBODY: Stream = Stream::with_identity(u64::MAX, u64::MAX);
 
 impl<E> Tags<E> {
     pub(crate) fn new() -> Self {

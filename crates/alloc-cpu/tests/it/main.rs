@@ -14,5 +14,6 @@ mod moves;
 mod numa;
 mod pool;
 mod populate;
+mod snapshot;
 mod system;
 mod transfer;

@@ -52,10 +52,9 @@ impl<P: MemoryProvider> Pool<P> {
         let figures = self.statistics();
         let inner = &*self.inner;
         let pages = inner.lock_pages();
-        let idle = pages.idle.iter().map(|&handle| pages.bytes_of(handle)).sum();
-        let mut bytes = Breakdown { reserved: pages.reserved.current, free_pieces: idle, ..Breakdown::default() };
-        let lost = (0..).zip(&pages.handles).filter(|(_, handle)| handle.leaked && handle.active.is_none());
-        bytes.leaked = lost.map(|(index, _)| pages.bytes_of(index)).sum();
+        let (idle, leaked) = pages.nowhere();
+        let mut bytes =
+            Breakdown { reserved: pages.reserved.current, free_pieces: idle, leaked, ..Breakdown::default() };
         bytes.requested = figures.requested.current;
         let (mut used, mut large) = (0, 0);
         for index in 0..pages.arena_count() {
@@ -77,6 +76,13 @@ impl<P: MemoryProvider> Pool<P> {
 impl<T> Pages<T> {
     fn bytes_of(&self, handle: u32) -> u64 {
         u64::from(self.handles[handle as usize].granules) * self.granule_bytes()
+    }
+
+    /// The bytes that are active at no place: those that are free, and those that are leaked.
+    pub(crate) fn nowhere(&self) -> (u64, u64) {
+        let idle = self.idle.iter().map(|&handle| self.bytes_of(handle)).sum();
+        let leaked = (0..).zip(&self.handles).filter(|(_, handle)| handle.leaked && handle.active.is_none());
+        (idle, leaked.map(|(index, _)| self.bytes_of(index)).sum())
     }
 
     /// Adds the arena's free memory, by what else is in its page and in its piece.

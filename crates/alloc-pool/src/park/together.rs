@@ -16,6 +16,12 @@ pub(super) struct Together {
     bytes: u64,
 }
 
+impl Together {
+    pub(super) fn parked(&self) -> &Vec<Parked> {
+        &self.parked
+    }
+}
+
 /// Events are recorded for so many blocks, which are 1 MiB at most, or when so many different sets of streams are to be waited
 /// for.
 const BLOCKS: usize = 16;

@@ -13,6 +13,7 @@ mod ebb;
 mod node;
 mod order;
 mod rest;
+mod walk;
 mod window;
 
 use std::hint::{cold_path, select_unpredictable};

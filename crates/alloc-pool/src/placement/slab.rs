@@ -41,6 +41,18 @@ pub(crate) struct EmptySlab {
     pub(crate) ledger: u32,
 }
 
+/// A slab as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SlabSlots {
+    pub(crate) node: u32,
+    pub(crate) ledger: u32,
+    pub(crate) class: usize,
+    pub(crate) tag: Tag,
+    /// One bit for each slot that is free, and for each that there is.
+    pub(crate) free: u64,
+    pub(crate) all: u64,
+}
+
 /// The least part of a slab that a stream gets.
 const SMALLEST_PART: u32 = 4;
 
@@ -106,6 +118,20 @@ impl Slabs {
     /// The heap node that holds a slab's memory.
     pub(crate) fn node(&self, index: u32) -> Option<u32> {
         self.slabs.get(index as usize).map(|slab| slab.node).filter(|&node| node != NIL)
+    }
+
+    /// At most how many slabs there are.
+    pub(crate) fn most(&self) -> usize {
+        self.slabs.len()
+    }
+
+    /// Visits the slabs that have memory: each one's node, entry in the ledger, class and stream, and the slots that are free,
+    /// one bit each, of those that there are.
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(SlabSlots)) {
+        for slab in self.slabs.iter().filter(|slab| slab.node != NIL) {
+            let Slab { node, ledger, class, tag, free, all, .. } = *slab;
+            visit(SlabSlots { node, ledger, class: class.into(), tag, free, all });
+        }
     }
 
     /// Whether the stream has a free slot of the class.

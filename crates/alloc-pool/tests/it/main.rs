@@ -15,6 +15,7 @@ mod failures;
 mod figures;
 mod heap_calls;
 mod pages;
+mod snapshot;
 mod state_machine;
 mod streams;
 mod support;
