@@ -265,7 +265,10 @@ def statistics(device: int = 0, kind: str = "cuda") -> Dict[str, Any]:
 
 
 def snapshot(device: int = 0, kind: str = "cuda") -> Dict[str, Any]:
-    """All living blocks of a device, in the order of addresses, and the figures."""
+    """All living blocks of a device, in the order of addresses, where its memory is, and the figures.
+
+    ``device_memory.h`` says of ``devmem_snapshot_json`` what is in it.
+    """
     return _json("devmem_snapshot_json", device, kind)
 
 

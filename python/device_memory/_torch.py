@@ -7,7 +7,7 @@ import importlib.util
 import sys
 from typing import Any, Dict, Optional, Tuple
 
-from . import _library
+from . import _library, _segments
 from ._library import Error, Unavailable
 
 #: What PyTorch's C++ class takes, and the function of ours for it.
@@ -195,35 +195,12 @@ def torch_memory_stats(device: int = 0) -> Dict[str, Any]:
 
 
 def _torch_snapshot(pool: Any = None) -> Dict[str, Any]:
-    """The living blocks, or those of one private pool, in the form of PyTorch's own snapshot: each is a segment of its
-    own.
-    """
+    """Our memory, or that of one private pool, in the form of PyTorch's own snapshot, for its memory viewer."""
     # PyTorch 2.11 says as a third number whether it wants traces, of which there are none.
     wanted = tuple(pool or (0, 0))[:2]
     segments = []
     for device in filter(_library.is_open, range(_library.device_count())):
-        for block in _library.snapshot(device)["blocks"]:
-            address, size, stream = block["address"], block["size"], block["stream"]
-            pool_id = tuple(block["pool"])
-            if wanted not in ((0, 0), pool_id):
-                continue
-            held = {"address": address, "size": size, "requested_size": size, "state": "active_allocated", "frames": []}
-            segments.append(
-                {
-                    "device": device,
-                    "address": address,
-                    "stream": stream,
-                    "total_size": size,
-                    "allocated_size": size,
-                    "active_size": size,
-                    "requested_size": size,
-                    "segment_type": "large",
-                    "segment_pool_id": pool_id,
-                    "is_expandable": False,
-                    "frames": [],
-                    "blocks": [held],
-                }
-            )
+        segments += _segments.of(_library.snapshot(device), device, wanted)
     return {"segments": segments, "device_traces": [], "allocator_settings": {}, "external_annotations": []}
 
 

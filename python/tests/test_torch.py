@@ -144,7 +144,10 @@ class Device(Isolated):
         self.assertGreaterEqual(nested["reserved_bytes"]["all"]["current"], 3 << 20)
         self.assertEqual(nested["allocation"]["all"]["current"], 1)
         segments = _torch._torch_snapshot()["segments"]
-        self.assertEqual([part["address"] for part in segments], [pointer])
+        held = [block for part in segments for block in part["blocks"] if block["state"] == "active_allocated"]
+        self.assertEqual([(block["address"], block["requested_size"]) for block in held], [(pointer, 3 << 20)])
+        reserved = nested["reserved_bytes"]["all"]["current"]
+        self.assertEqual(sum(part["total_size"] for part in segments), reserved)
         device_memory.free(pointer)
 
     def test_a_snapshot_of_a_pool_has_its_blocks(self):
@@ -157,7 +160,10 @@ class Device(Isolated):
 
         def found(name):
             segments = _torch._torch_snapshot(name)["segments"]
-            return {part["address"]: part["segment_pool_id"] for part in segments}
+            held = [(part, block) for part in segments for block in part["blocks"]]
+            allocated = [(part, block) for part, block in held if block["state"] == "active_allocated"]
+            self.assertEqual(sum(part["allocated_size"] for part in segments), len(allocated) << 20)
+            return {block["address"]: part["segment_pool_id"] for part, block in allocated}
 
         self.assertEqual(found((0, 77)), {inside: (0, 77)})
         self.assertEqual(found((0, 78)), {})

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use alloc_core::{
-    AllocError, Device, DeviceAllocator, DeviceKind, DeviceMemory, ProviderError, ProviderErrorKind, registry,
+    AllocError, Device, DeviceAllocator, DeviceKind, DeviceMemory, ProviderError, ProviderErrorKind, Snapshot, registry,
 };
 use alloc_cpu::HostOptions;
 use alloc_cuda::{DeviceOptions, DeviceProvider, PinnedMethod, PinnedProvider};
@@ -36,6 +36,8 @@ trait Controls: Debug + Send + Sync {
     fn set_limit(&self, limit: Option<u64>) -> bool;
     fn reset_peaks(&self) -> bool;
     fn memory(&self) -> Option<DeviceMemory>;
+    /// `None` if where its memory is can't be known.
+    fn snapshot(&self) -> Option<Snapshot>;
     /// Lets another CUDA device reach the memory.
     fn open_to(&self, peer: u16) -> Result<(), ProviderError>;
 }
@@ -54,6 +56,9 @@ impl<P: PeerAccess> Controls for &'static Pool<P> {
     }
     fn memory(&self) -> Option<DeviceMemory> {
         self.provider().memory().ok()
+    }
+    fn snapshot(&self) -> Option<Snapshot> {
+        Some(Pool::snapshot(self))
     }
     fn open_to(&self, peer: u16) -> Result<(), ProviderError> {
         self.provider().open_to(peer)
@@ -75,6 +80,9 @@ impl Controls for Installed {
         false
     }
     fn memory(&self) -> Option<DeviceMemory> {
+        None
+    }
+    fn snapshot(&self) -> Option<Snapshot> {
         None
     }
     fn open_to(&self, _peer: u16) -> Result<(), ProviderError> {
@@ -133,6 +141,10 @@ impl Heap {
 
     pub(crate) fn memory(&self) -> Option<DeviceMemory> {
         self.controls.memory()
+    }
+
+    pub(crate) fn snapshot(&self) -> Option<Snapshot> {
+        self.controls.snapshot()
     }
 
     pub(crate) fn open_to(&self, peer: u16) -> Result<(), ProviderError> {

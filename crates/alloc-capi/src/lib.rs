@@ -26,6 +26,7 @@
 //! assert_eq!(unsafe { ffi::devmem_free(pointer) }, device_memory::Status::DoubleFree);
 //! ```
 
+mod arenas;
 mod failure;
 pub mod ffi;
 mod heaps;

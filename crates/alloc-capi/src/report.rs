@@ -1,8 +1,9 @@
 //! Statistics and snapshots: as a struct for C, and as JSON for everybody.
 
-use alloc_core::Gauge;
+use alloc_core::{Gauge, Snapshot};
 use serde_json::{Value, json};
 
+use crate::arenas::{self, Living};
 use crate::heaps::{self, Heap};
 use crate::index::{INDEX, Owner};
 use crate::memory::device_of;
@@ -155,11 +156,14 @@ fn pool_of(owner: Owner) -> [u64; 2] {
     [0; 2]
 }
 
-/// The living blocks of a device in the order of addresses, and its figures, as JSON.
+/// The living blocks of a device in the order of addresses, where its memory is, and its figures, as JSON.
 pub(crate) fn snapshot_json(heap: &Heap) -> String {
-    let mut blocks = Vec::new();
+    let pool = heap.snapshot();
+    let private = private_snapshots(heap);
+    let (mut blocks, mut living) = (Vec::new(), Living::default());
     INDEX.for_each(|entry| {
         if device_of(entry.owner) == Some(heap.device) {
+            living.insert(entry.block.address().get());
             blocks.push(json!({
                 "address": entry.block.address().get(),
                 "size": entry.block.size(),
@@ -170,6 +174,27 @@ pub(crate) fn snapshot_json(heap: &Heap) -> String {
             }));
         }
     });
-    let statistics: Value = serde_json::from_str(&statistics_json(heap)).unwrap_or_default();
-    json!({ "device": heap.device.to_string(), "blocks": blocks, "statistics": statistics }).to_string()
+    let mut text = json!({ "device": heap.device.to_string(), "blocks": blocks, "arenas": null });
+    text["statistics"] = serde_json::from_str(&statistics_json(heap)).unwrap_or_default();
+    for (name, value) in pool.iter().flat_map(|pool| arenas::json(pool, &living)) {
+        text[name] = value;
+    }
+    let private = private.iter().map(|(id, snapshot)| {
+        let mut pool = json!({ "pool": id });
+        arenas::json(snapshot, &living).into_iter().for_each(|(name, value)| pool[name] = value);
+        pool
+    });
+    text["private_pools"] = private.collect();
+    text.to_string()
+}
+
+/// Where the memory of the device's private pools is, and PyTorch's names of them.
+fn private_snapshots(heap: &Heap) -> Vec<([u64; 2], Snapshot)> {
+    #[cfg(feature = "cuda")]
+    if heap.device.kind() == alloc_core::DeviceKind::CUDA {
+        let named = |((first, second), snapshot)| ([first, second], snapshot);
+        return crate::torch::snapshots(heap.device.ordinal()).into_iter().map(named).collect();
+    }
+    let _ = heap;
+    Vec::new()
 }

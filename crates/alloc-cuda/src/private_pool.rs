@@ -4,8 +4,8 @@ use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 use alloc_core::{
-    AllocError, AllocatorHandle, Block, Device, DeviceAllocator, Layout, ReleaseError, Statistics, Stream, StreamSet,
-    Transfer,
+    AllocError, AllocatorHandle, Block, Device, DeviceAllocator, Layout, ReleaseError, Snapshot, Statistics, Stream,
+    StreamSet, Transfer,
 };
 use alloc_pool::{Pool, PoolConfig};
 
@@ -71,6 +71,13 @@ impl PrivatePool {
         let pool = Arc::new(Pool::new(provider, config)?);
         tell_of_retired_streams(&pool);
         Ok(Self { context, carvings, pool: ManuallyDrop::new(pool) })
+    }
+
+    /// Where the pool's memory is, piece by piece: see [`Pool::snapshot`]. What it took from the other allocator is a block there.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut snapshot = self.pool.snapshot();
+        snapshot.device = self.device();
+        snapshot
     }
 
     /// Gives back the segments that no living block lies in, once nobody launches the graphs any more that used them:

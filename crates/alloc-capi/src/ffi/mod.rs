@@ -352,7 +352,15 @@ pub unsafe extern "C" fn devmem_statistics_json(kind: i32, ordinal: i32, text: *
     found.map_or(0, |found| unsafe { write_text(&found, text, capacity) })
 }
 
-/// Writes all living blocks of the device, and its figures, as JSON: as `devmem_statistics_json` does.
+/// Writes all living blocks of the device, where its memory is, and its figures, as JSON: as `devmem_statistics_json` does.
+/// Each part is of its own moment, and nothing is asked of the device.
+///
+/// `blocks` are those that callers hold. `arenas` is null where a program's own allocator serves the device. Else each has
+/// `runs` of addresses that have memory, and a run has `pieces` one after the other, each of a `kind`: `block`; `parked`, which is
+/// freed and waits for other streams; `free`, with the streams whose work may still touch it as `users`; or `slab`. A slab has
+/// blocks of `slot_size` bytes, of which `slots` has a letter each: `u` that somebody holds, `t` in the cache of a thread, or held
+/// by somebody unknown here, `c` in a cache, `p` parked, `f` free. `unplaced` are bytes of memory at no address, `lost` such as are
+/// never used again. `private_pools` has the same of each private pool, whose memory is in blocks of the device's own pool.
 ///
 /// # Safety
 /// `text` is null or valid for writes of `capacity` bytes.

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use alloc_core::{
-    AllocError, AllocatorHandle, Block, Device, DeviceAllocator, Layout, ReleaseError, Statistics, Stream, StreamSet,
-    Transfer,
+    AllocError, AllocatorHandle, Block, Device, DeviceAllocator, Layout, ReleaseError, Snapshot, Statistics, Stream,
+    StreamSet, Transfer,
 };
 use alloc_cuda::PrivatePool;
 
@@ -82,6 +82,13 @@ struct Slot {
     holders: u32,
 }
 
+impl Slot {
+    /// Whether nobody can use the pool any more.
+    fn is_idle(&self) -> bool {
+        self.holders == 0 && self.private.living.load(Ordering::Acquire) == 0
+    }
+}
+
 /// Allocations that are to be served from a private pool at present.
 #[derive(Debug)]
 struct Route {
@@ -145,8 +152,7 @@ impl State {
 
     /// Takes out the pools that nobody can use any more.
     fn take_idle(&mut self) -> Vec<Slot> {
-        let is_idle = |slot: &Slot| slot.holders == 0 && slot.private.living.load(Ordering::Acquire) == 0;
-        self.slots.iter_mut().filter_map(|slot| slot.take_if(|slot| is_idle(slot))).collect()
+        self.slots.iter_mut().filter_map(|slot| slot.take_if(|slot| slot.is_idle())).collect()
     }
 
     /// The pools that nobody allocates from any more, where blocks live: the workspace of a library, say, whose handle
@@ -317,6 +323,26 @@ pub(crate) fn device_if_free(owner: Owner) -> Option<Device> {
 /// PyTorch's name of a private pool.
 pub(crate) fn id_of(owner: Owner) -> Option<PoolId> {
     lock().by_owner(owner).map(|slot| slot.private.id)
+}
+
+/// Where the memory of a device's private pools is.
+pub(crate) fn snapshots(ordinal: u16) -> Vec<(PoolId, Snapshot)> {
+    let of_device = |slot: &&Slot| slot.private.ordinal == ordinal;
+    // Each has a block more than it knows of meanwhile, so that nobody has to give it back here who comes last.
+    let enter = |slot: &Slot| {
+        slot.private.living.fetch_add(1, Ordering::AcqRel);
+        Arc::clone(&slot.private)
+    };
+    let pools: Vec<_> = lock().slots.iter().flatten().filter(of_device).map(enter).collect();
+    let snapshots = pools.iter().map(|private| (private.id, private.pool.snapshot())).collect();
+    for private in pools {
+        private.living.fetch_sub(1, Ordering::AcqRel);
+    }
+    let is_any_left = lock().slots.iter().flatten().any(Slot::is_idle);
+    if is_any_left {
+        sweep();
+    }
+    snapshots
 }
 
 /// Limits the device's pool to a fraction of the device's memory.

@@ -244,6 +244,67 @@ fn snapshots_name_every_living_block() {
     }
 }
 
+#[test]
+fn snapshots_say_where_the_memory_is() {
+    let _alone = alone();
+    let (large, small, cached) = (take_on(3_000_001, 0, 8), take_on(1000, 0, 8), take_on(1000, 0, 8));
+    assert_eq!(give(cached), Status::Ok);
+    // What another thread has in its cache nobody can tell from a block but the index.
+    let (tell, told) = std::sync::mpsc::channel();
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        let theirs = [take_on(5000, 0, 8), take_on(5000, 0, 8)];
+        let addresses = theirs.map(<*mut _>::addr);
+        theirs.into_iter().for_each(|block| assert_eq!(give(block), Status::Ok));
+        tell.send(addresses).unwrap();
+        ended.recv().unwrap();
+    });
+    let theirs = told.recv().unwrap();
+    // SAFETY: the buffer is as large as the function is told.
+    let snapshot = text(|to, capacity| unsafe { devmem_snapshot_json(CPU, 0, to, capacity) });
+    end.send(()).unwrap();
+    thread.join().unwrap();
+    let snapshot: serde_json::Value = serde_json::from_str(&snapshot).unwrap();
+    let number = |value: &serde_json::Value| value.as_u64().unwrap();
+    let list = |value: &serde_json::Value| value.as_array().unwrap().clone();
+    let runs: Vec<_> = list(&snapshot["arenas"]).iter().flat_map(|arena| list(&arena["runs"])).collect();
+    let mut pieces = Vec::new();
+    for run in &runs {
+        let mut end = number(&run["address"]);
+        for piece in list(&run["pieces"]) {
+            assert_eq!(number(&piece["address"]), end);
+            end += number(&piece["size"]);
+            pieces.push(piece);
+        }
+        assert_eq!(end, number(&run["address"]) + number(&run["size"]));
+    }
+    let placed: u64 = runs.iter().map(|run| number(&run["size"])).sum();
+    let reserved = number(&snapshot["statistics"]["reserved"]);
+    assert_eq!(placed + number(&snapshot["unplaced"]) + number(&snapshot["lost"]), reserved);
+    let holding = |address: usize| {
+        let holds = |piece: &&serde_json::Value| {
+            let start = number(&piece["address"]);
+            (start..start + number(&piece["size"])).contains(&(address as u64))
+        };
+        pieces.iter().find(holds).unwrap().clone()
+    };
+    let slot = |address: usize| {
+        let slab = holding(address);
+        assert_eq!(slab["kind"], "slab");
+        let slot = (address as u64 - number(&slab["address"])) / number(&slab["slot_size"]);
+        slab["slots"].as_str().unwrap().as_bytes()[slot as usize] as char
+    };
+    let block = holding(large.addr());
+    assert_eq!(
+        (&block["kind"], &block["requested"], &block["stream"]),
+        (&"block".into(), &3_000_001.into(), &8.into())
+    );
+    assert_eq!([small.addr(), cached.addr(), theirs[0], theirs[1]].map(slot), ['u', 'c', 't', 't']);
+    assert!(pieces.iter().any(|piece| piece["kind"] == "free" && piece["users"].is_array()));
+    assert!(list(&snapshot["private_pools"]).is_empty());
+    assert_eq!((give(large), give(small)), (Status::Ok, Status::Ok));
+}
+
 /// A tensor of a million bytes.
 fn tensor() -> *mut DLManagedTensor {
     let (shape, mut tensor) = ([1000_i64, 1000], null_mut());

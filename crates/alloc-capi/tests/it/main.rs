@@ -9,6 +9,8 @@ mod host;
 mod leaks;
 mod programs;
 #[cfg(all(feature = "cuda", target_os = "linux"))]
+mod seen;
+#[cfg(all(feature = "cuda", target_os = "linux"))]
 mod sweep;
 #[cfg(all(feature = "cuda", target_os = "linux"))]
 mod tensors;
