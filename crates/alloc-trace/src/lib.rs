@@ -8,6 +8,7 @@
 //! - [`Profile`] says what the program did: live bytes over time, the peak, sizes, streams.
 //! - [`Replay`] drives any [`DeviceAllocator`](alloc_core::DeviceAllocator) with a trace at full speed and reports
 //!   what it cost.
+//! - [`Picture`] is a page that shows what a program did, and where a pool has its memory.
 //!
 //! ```
 //! use alloc_trace::{Policy, Profile, Reader, Trace};
@@ -27,6 +28,7 @@
 mod compression;
 mod error;
 mod ledger;
+mod picture;
 mod profile;
 mod reader;
 mod replay;
@@ -37,6 +39,7 @@ mod writer;
 pub use compression::Compression;
 pub use error::{ReplayError, RowProblem, TraceError};
 pub use ledger::{Anomalies, Anomaly, Policy, validate};
+pub use picture::Picture;
 pub use profile::{LivePoint, Profile, SizeClass, StreamProfile, ThreadProfile};
 pub use reader::Reader;
 pub use replay::{PassReport, Replay, Threading, Touch, TouchHook};

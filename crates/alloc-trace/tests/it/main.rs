@@ -5,6 +5,7 @@
 mod support;
 
 mod files;
+mod picture;
 mod profiles;
 mod replays;
 mod rows;
