@@ -4,6 +4,7 @@
 pub mod allocators;
 pub mod memory;
 pub mod peers;
+pub mod picture;
 pub mod record;
 pub mod table;
 pub mod timing;

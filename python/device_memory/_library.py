@@ -5,7 +5,7 @@ import json
 import operator
 import os
 from pathlib import Path
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Tuple, Union
 
 ABI_VERSION = 1
 #: Names another library than the one in this package, for tests.
@@ -93,6 +93,7 @@ _SIGNATURES = {
     "devmem_statistics": (_INT, [_INT, _INT, _VOID, ctypes.c_size_t]),
     "devmem_statistics_json": (ctypes.c_size_t, _TEXT),
     "devmem_snapshot_json": (ctypes.c_size_t, _TEXT),
+    "devmem_picture_html": (ctypes.c_size_t, _TEXT),
     "devmem_dlpack_hand_to": (_INT, [_VOID, _INT, _U64]),
     "devmem_dlpack_drop_capsule": (None, [_VOID]),
 }
@@ -272,7 +273,17 @@ def snapshot(device: int = 0, kind: str = "cuda") -> Dict[str, Any]:
     return _json("devmem_snapshot_json", device, kind)
 
 
+def save_picture(path: Union[str, "os.PathLike[str]"], device: int = 0, kind: str = "cuda") -> None:
+    """Writes a page of HTML that shows where a device's memory is, piece by piece, with the figures of its pool."""
+    page = _text("devmem_picture_html", device, kind)
+    Path(path).write_text(page, encoding="utf-8")
+
+
 def _json(function: str, device: int, kind: str) -> Dict[str, Any]:
+    return json.loads(_text(function, device, kind))
+
+
+def _text(function: str, device: int, kind: str) -> str:
     call = getattr(library(), function)
     capacity = 1 << 16
     while True:
@@ -284,5 +295,5 @@ def _json(function: str, device: int, kind: str) -> Dict[str, Any]:
             check(library().devmem_statistics(*named(kind, device), text, 0))
             raise Error(reason)
         if length < capacity:
-            return json.loads(text.value.decode())
+            return text.value.decode()
         capacity = length + (length >> 2) + 1

@@ -9,6 +9,7 @@ mod features;
 mod header;
 mod licences;
 mod peers;
+mod picture;
 mod self_check;
 mod step;
 mod test;
@@ -36,6 +37,8 @@ enum Command {
     Test(test::Options),
     /// The trace replay; `bench micro` and `bench criterion` for single operations; arguments are passed on
     Bench(bench::Options),
+    /// A recorded trace as a page: its timeline, and the map of a pool's memory at the peak
+    Picture(picture::Options),
     /// The house rules that no other tool checks
     Tidy,
     /// GPU tests, benches and examples in one folder, for a machine that has a driver and nothing else
@@ -57,6 +60,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Test(options) => test::run(&workspace, &options),
         Command::Bench(options) => bench::run(&workspace, &options),
+        Command::Picture(options) => picture::run(&workspace, &options),
         Command::Bundle(options) => bundle::run(&workspace, &options),
         Command::Wheel(options) => wheel::run(&workspace, &options),
         Command::Header(options) => header::run(&workspace, &options),

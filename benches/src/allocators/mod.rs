@@ -112,11 +112,18 @@ pub trait Visitor {
 /// # Errors
 /// What the configuration, the provider and the pool report.
 pub fn host_pool(peak: u64, touched: bool) -> anyhow::Result<Pool<HostProvider>> {
+    host_pool_with(peak, touched, PoolConfig::from_env().context("the pool's configuration")?)
+}
+
+/// The same in another configuration.
+///
+/// # Errors
+/// What the provider and the pool report.
+pub fn host_pool_with(peak: u64, touched: bool, config: PoolConfig) -> anyhow::Result<Pool<HostProvider>> {
     let mut options = HostOptions::new();
     if !touched && memory::total().is_some_and(|total| peak > total / 4 * 3) {
         options = options.capacity_bytes(peak.saturating_mul(2));
     }
     let provider = HostProvider::new(options).context("no host memory")?;
-    let config = PoolConfig::from_env().context("the pool's configuration")?;
     Pool::new(provider, config).context("no pool")
 }

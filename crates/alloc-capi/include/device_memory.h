@@ -294,6 +294,16 @@ size_t devmem_snapshot_json(int32_t kind,
                             char *text,
                             size_t capacity);
 
+// Writes a page of HTML with the map of the device's memory, and its figures: as `devmem_statistics_json` does. A page for people,
+// whose form may change. Nothing is asked of the device.
+//
+// # Safety
+// `text` is null or valid for writes of `capacity` bytes.
+size_t devmem_picture_html(int32_t kind,
+                           int32_t ordinal,
+                           char *text,
+                           size_t capacity);
+
 // Makes a tensor of zeros: a `DLManagedTensorVersioned` of DLPack 1, or with `versioned` 0 a `DLManagedTensor`. Its
 // elements are of DLPack's type `code` with `bits` bits, row by row. Work on `stream` may use it from now on; its
 // deleter gives the memory back once what was submitted to that stream by then is done.

@@ -35,6 +35,7 @@ mod leaks;
 mod live;
 mod memory;
 mod peers;
+mod picture;
 mod report;
 #[cfg(feature = "cuda")]
 mod torch;

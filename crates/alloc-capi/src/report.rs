@@ -189,7 +189,7 @@ pub(crate) fn snapshot_json(heap: &Heap) -> String {
 }
 
 /// Where the memory of the device's private pools is, and PyTorch's names of them.
-fn private_snapshots(heap: &Heap) -> Vec<([u64; 2], Snapshot)> {
+pub(crate) fn private_snapshots(heap: &Heap) -> Vec<([u64; 2], Snapshot)> {
     #[cfg(feature = "cuda")]
     if heap.device.kind() == alloc_core::DeviceKind::CUDA {
         let named = |((first, second), snapshot)| ([first, second], snapshot);

@@ -16,6 +16,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::failure::{self, Failure, Status};
 use crate::heaps;
 use crate::memory::{self, Claim, LastUse};
+use crate::picture;
 use crate::report::{self, Statistics};
 
 /// The version of this interface. It changes when a function or a field changes its meaning, not when one is added.
@@ -367,6 +368,18 @@ pub unsafe extern "C" fn devmem_statistics_json(kind: i32, ordinal: i32, text: *
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn devmem_snapshot_json(kind: i32, ordinal: i32, text: *mut c_char, capacity: usize) -> usize {
     let found = guard(|| Ok(report::snapshot_json(heaps::heap(heaps::device(kind, ordinal)?)?)));
+    // SAFETY: the caller's promise.
+    found.map_or(0, |found| unsafe { write_text(&found, text, capacity) })
+}
+
+/// Writes a page of HTML with the map of the device's memory, and its figures: as `devmem_statistics_json` does. A page for people,
+/// whose form may change. Nothing is asked of the device.
+///
+/// # Safety
+/// `text` is null or valid for writes of `capacity` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn devmem_picture_html(kind: i32, ordinal: i32, text: *mut c_char, capacity: usize) -> usize {
+    let found = guard(|| Ok(picture::html(heaps::heap(heaps::device(kind, ordinal)?)?)));
     // SAFETY: the caller's promise.
     found.map_or(0, |found| unsafe { write_text(&found, text, capacity) })
 }

@@ -305,6 +305,26 @@ fn snapshots_say_where_the_memory_is() {
     assert_eq!((give(large), give(small)), (Status::Ok, Status::Ok));
 }
 
+#[test]
+fn a_page_shows_where_the_memory_is() {
+    let _alone = alone();
+    let (large, small) = (take_on(3_000_001, 0, 8), take_on(1000, 0, 8));
+    // SAFETY: the buffer is as large as the function is told.
+    let page = text(|to, capacity| unsafe { devmem_picture_html(CPU, 0, to, capacity) });
+    let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
+    let page = roxmltree::Document::parse_with_options(&page, options).unwrap();
+    let told: Vec<&str> =
+        page.descendants().filter(|node| node.has_tag_name("title")).filter_map(|title| title.text()).collect();
+    assert_eq!(told[0], "Memory of cpu:0");
+    let start = format!("{:#x}: ", large.addr());
+    assert!(told.iter().any(|told| told.starts_with(&start) && told.contains("3000001 bytes asked for, stream(0x8)")));
+    assert!(page.descendants().any(|node| node.text() == Some("The device's pool")));
+    assert_eq!([large, small].map(give), [Status::Ok; 2]);
+    // SAFETY: as above.
+    assert_eq!(unsafe { devmem_picture_html(99, 0, null_mut(), 0) }, 0);
+    assert!(last_error().contains("kind of device"), "{}", last_error());
+}
+
 /// A tensor of a million bytes.
 fn tensor() -> *mut DLManagedTensor {
     let (shape, mut tensor) = ([1000_i64, 1000], null_mut());

@@ -1,7 +1,7 @@
 //! Where the memory of private pools is: in a snapshot twice, as blocks of the device's own pool and piece by piece.
 
 use device_memory::ffi::torch::devmem_torch_release_pool;
-use device_memory::ffi::{DEVMEM_KIND_CUDA, devmem_snapshot_json};
+use device_memory::ffi::{DEVMEM_KIND_CUDA, devmem_picture_html, devmem_snapshot_json};
 use serde_json::{Value, json};
 
 use crate::torch::{MIB, NamedStream, POOL, begin, end, give, pool, start, take};
@@ -11,6 +11,14 @@ fn snapshot() -> Value {
     // SAFETY: the buffer has that many bytes.
     let length = unsafe { devmem_snapshot_json(DEVMEM_KIND_CUDA, 0, text.as_mut_ptr().cast(), text.len()) };
     serde_json::from_slice(&text[..length]).unwrap()
+}
+
+fn page() -> String {
+    let mut text = vec![0_u8; 1 << 20];
+    // SAFETY: the buffer has that many bytes.
+    let length = unsafe { devmem_picture_html(DEVMEM_KIND_CUDA, 0, text.as_mut_ptr().cast(), text.len()) };
+    text.truncate(length);
+    String::from_utf8(text).unwrap()
 }
 
 /// The piece of the arenas that an address is in.
@@ -44,6 +52,11 @@ fn private_pools_are_seen_piece_by_piece() {
     let around = piece(&seen, inside.addr()).unwrap();
     assert_eq!(around["kind"], "block", "the device's own pool has handed it out as a whole");
     assert!(around["size"].as_u64().unwrap() > MIB as u64);
+    let page = page();
+    assert!(
+        page.contains("Memory of cuda:0") && page.contains("Private pool 7, 0: part of the blocks above"),
+        "{page}"
+    );
     let calls = pool().statistics().provider_calls;
     snapshot();
     assert_eq!(pool().statistics().provider_calls, calls);
