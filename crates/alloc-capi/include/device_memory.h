@@ -167,7 +167,9 @@ devmem_status devmem_device_count(int32_t kind,
 //
 // # Safety
 // `open` is valid for a write.
-devmem_status devmem_is_open(int32_t kind, int32_t ordinal, int32_t *open);
+devmem_status devmem_is_open(int32_t kind,
+                             int32_t ordinal,
+                             int32_t *open);
 
 // Allocates `size` bytes for the device's default stream, aligned to 512 bytes. Zero bytes get an address of their own.
 //
