@@ -229,6 +229,11 @@ impl StreamCache {
         }
     }
 
+    /// Visits the blocks that are kept.
+    pub(crate) fn for_each(&self, visit: &mut impl FnMut(CachedBlock)) {
+        self.bins.iter().for_each(|bin| bin.blocks.iter().take(bin.len as usize).for_each(|&block| visit(block)));
+    }
+
     /// The block of the class that was kept last, and how many bytes it has.
     #[inline(always)]
     pub(crate) fn pop(&mut self, class: usize) -> Option<(CachedBlock, u64)> {
@@ -384,7 +389,7 @@ pub(crate) trait CacheHome: Debug + Send + Sync {
 }
 
 /// Which cache is meant: that of an epoch of a pool, for a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct CacheKey {
     /// A number that no other pool or epoch has.
     pub(crate) epoch: u64,
@@ -396,8 +401,8 @@ pub(crate) struct CacheKey {
 #[repr(C)]
 pub(crate) struct Kept {
     pub(crate) cache: StreamCache,
-    key: CacheKey,
-    pool: u64,
+    pub(crate) key: CacheKey,
+    pub(crate) pool: u64,
     home: Weak<dyn CacheHome>,
 }
 
@@ -408,13 +413,6 @@ impl Drop for Kept {
             home.forget(self.cache.seat, &self.cache.counters);
         }
     }
-}
-
-/// The caches of a thread: the one used last, and the others.
-#[derive(Debug)]
-pub(crate) struct Caches {
-    pub(crate) latest: Option<Box<Kept>>,
-    others: Vec<Box<Kept>>,
 }
 
 /// Calls `hit` with this thread's cache for the key. `None` if it has none (of this epoch) yet, or if the caches
@@ -449,36 +447,6 @@ fn find(latest: Option<Box<Kept>>, epoch: u64, stream: Stream) -> Option<Box<Kep
     if found == Some(true) { local::take() } else { None }
 }
 
-impl Caches {
-    pub(crate) const fn new() -> Self {
-        Self { latest: None, others: Vec::new() }
-    }
-
-    /// Makes one of the others the latest; `false` if none has this key.
-    fn make_latest(&mut self, key: CacheKey) -> bool {
-        let Some(place) = self.others.iter().position(|other| other.key == key) else { return false };
-        match &mut self.latest {
-            Some(latest) => std::mem::swap(latest, &mut self.others[place]),
-            None => self.latest = Some(self.others.remove(place)),
-        }
-        true
-    }
-
-    /// Visits the blocks that the thread keeps of the pool of this number.
-    pub(crate) fn for_each_of(&self, pool: u64, mut visit: impl FnMut(CachedBlock)) {
-        let kept = self.latest.iter().chain(&self.others).filter(|kept| kept.pool == pool);
-        for bin in kept.flat_map(|kept| &kept.cache.bins) {
-            bin.blocks.iter().take(bin.len as usize).for_each(|&block| visit(block));
-        }
-    }
-
-    /// Takes out the caches that match.
-    fn take(&mut self, matches: impl Fn(&Kept) -> bool) -> Vec<Box<Kept>> {
-        let latest = self.latest.take_if(|latest| matches(latest));
-        latest.into_iter().chain(self.others.extract_if(.., |other| matches(other))).collect()
-    }
-}
-
 /// What a new cache starts from.
 pub(crate) struct Fresh {
     pub(crate) seat: Seat,
@@ -493,8 +461,7 @@ pub(crate) fn install(pool: u64, key: CacheKey, home: Weak<dyn CacheHome>, fresh
         owners::join();
         let gone = caches.take(|old| old.home.strong_count() == 0);
         let cache = StreamCache::new(fresh.seat, fresh.byte_bound, fresh.counters);
-        let before = caches.latest.replace(Box::new(Kept { key, pool, cache, home }));
-        caches.others.extend(before);
+        caches.add(Box::new(Kept { key, pool, cache, home }));
         gone
     });
     // Those that are gone are emptied here, with the caches free for use: giving blocks back may call a hook that

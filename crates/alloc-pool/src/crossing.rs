@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use alloc_core::{MemoryProvider, Stream};
 
-use crate::placement::heap::{Ask, SHARED_TAG, Tag, TagSet, each_of, own_set};
+use crate::placement::heap::{Ask, SHARED_SET, SHARED_TAG, Sharers, Tag, TagSet, each_of, own_set};
 use crate::pool::Inner;
 use crate::streams::Tags;
 
@@ -56,12 +56,15 @@ enum Passage {
     Busy,
 }
 
-/// What became of requests for memory that several streams used, by tag.
+/// What became of requests for memory that several streams used, by tag. That of those that share one stands for those of them that
+/// were in the way.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Found {
     pub(crate) complete: TagSet,
     pub(crate) ordered: TagSet,
     busy: TagSet,
+    /// Which of those that share a tag is busy, as far as one was asked by name.
+    busy_sharer: Option<Stream>,
 }
 
 impl<P: MemoryProvider> Inner<P> {
@@ -71,17 +74,13 @@ impl<P: MemoryProvider> Inner<P> {
         &self,
         table: &mut Tags<P::Event>,
         arena: u32,
-        releases: &[(Tag, u64)],
+        (releases, sharers): (&[(Tag, u64)], &Sharers),
         waiter: Option<(Tag, Stream)>,
     ) -> Option<Found> {
         let mut passed = Found::default();
         for &(tag, stamp) in releases {
             if table.marks.pending(arena) & 1 << tag == 0 {
-                match self.pass(table, tag, waiter) {
-                    Passage::Complete => passed.complete |= 1 << tag,
-                    Passage::Ordered => passed.ordered |= 1 << tag,
-                    Passage::Busy => passed.busy |= 1 << tag,
-                }
+                self.find_out(table, tag, sharers, waiter, &mut passed);
             }
             let is_passed = (passed.complete | passed.ordered) & 1 << tag != 0;
             if !is_passed && !table.marks.has_mark(arena, (tag, stamp)) {
@@ -103,22 +102,25 @@ impl<P: MemoryProvider> Inner<P> {
             self.pass_marks(&mut table, arena);
             table.marks.pending(arena) & !own_set(ask.tag)
         };
+        // Of those that share a tag a few are passed over if they are busy, and then all of them.
+        let mut passed_over = Sharers::NONE;
         loop {
             let mut state = owner.lock();
-            let best = state.heap.users_of_best(ask).filter(|users| users & busy == 0);
-            let users = match best.or_else(|| Some(state.heap.best_window(ask, busy)?.users)) {
-                Some(users) => users,
-                None => return Err(busy),
+            let Some(place) = state.heap.best_place(ask, busy, &passed_over) else {
+                return Err(if passed_over.is_none() { busy } else { busy | SHARED_SET });
             };
-            let now = state.heap.now();
+            let (now, sharers) = (state.heap.now(), state.heap.sharers_in(place, ask));
             drop(state);
-            let found = self.pass_all(users, (ask.tag != SHARED_TAG).then_some((ask.tag, stream)));
+            let found = self.pass_all(place.users, &sharers, (ask.tag != SHARED_TAG).then_some((ask.tag, stream)));
             let mut state = owner.lock();
-            state.heap.note_complete(found.complete, now);
+            state.heap.note_complete_in(place, ask, (found.complete, &sharers), now);
             if found.ordered != 0 {
                 state.heap.note_ordered(ask.tag, found.ordered, now);
             }
-            busy |= found.busy;
+            match found.busy_sharer {
+                Some(sharer) => passed_over.add(sharer),
+                None => busy |= found.busy,
+            }
             // Others may have memory that is less of a fit.
             if found.busy != 0 {
                 continue;
@@ -128,22 +130,18 @@ impl<P: MemoryProvider> Inner<P> {
             }
             state.heap.join_own(ask.tag);
             let found = state.heap.allocate_leaving_room(ask).or_else(|| state.heap.allocate_window(ask));
-            return found.ok_or(busy);
+            return found.ok_or(if passed_over.is_none() { busy } else { busy | SHARED_SET });
         }
     }
 
     /// Finds out of each of the streams whether what it released may go to another, until one is busy.
-    fn pass_all(&self, users: TagSet, waiter: Option<(Tag, Stream)>) -> Found {
+    fn pass_all(&self, users: TagSet, sharers: &Sharers, waiter: Option<(Tag, Stream)>) -> Found {
         let mut found = Found::default();
         let mut table = self.lock_tags();
         for tag in each_of(users) {
-            match self.pass(&mut table, tag, waiter) {
-                Passage::Complete => found.complete |= 1 << tag,
-                Passage::Ordered => found.ordered |= 1 << tag,
-                Passage::Busy => {
-                    found.busy |= 1 << tag;
-                    break;
-                }
+            self.find_out(&mut table, tag, sharers, waiter, &mut found);
+            if found.busy != 0 {
+                break;
             }
         }
         drop(table);
@@ -151,6 +149,28 @@ impl<P: MemoryProvider> Inner<P> {
             self.tell_deferred();
         }
         found
+    }
+
+    /// Adds what becomes of a request for memory of one more stream, or of those of the `sharers`.
+    fn find_out(
+        &self,
+        table: &mut Tags<P::Event>,
+        tag: Tag,
+        sharers: &Sharers,
+        waiter: Option<(Tag, Stream)>,
+        found: &mut Found,
+    ) {
+        let passage = if tag == SHARED_TAG && sharers.are_named() {
+            found.busy_sharer = self.busy_one_of(table, sharers);
+            if found.busy_sharer.is_none() { Passage::Complete } else { Passage::Busy }
+        } else {
+            self.pass(table, tag, waiter)
+        };
+        match passage {
+            Passage::Complete => found.complete |= 1 << tag,
+            Passage::Ordered => found.ordered |= 1 << tag,
+            Passage::Busy => found.busy |= 1 << tag,
+        }
     }
 
     /// Finds out whether what a stream released may go to another, or makes that wait for it.

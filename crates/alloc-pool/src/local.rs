@@ -8,7 +8,8 @@
 use std::cell::{Cell, RefCell};
 use std::ptr::NonNull;
 
-use crate::cache::{Caches, Kept};
+use crate::cache::Kept;
+use crate::caches::Caches;
 use crate::owners;
 
 thread_local! {

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use alloc_core::{Gauge, MemoryProvider, ProviderError, Stream};
 
-use crate::placement::heap::{SHARED_TAG, TAGS, Tag, TagSet, each_of};
+use crate::placement::heap::{SHARED_TAG, Sharers, TAGS, Tag, TagSet, each_of};
 use crate::placement::units::UNIT_SHIFT;
 use crate::pool::Inner;
 use crate::streams::Tags;
@@ -384,15 +384,21 @@ impl<P: MemoryProvider> Inner<P> {
         }
     }
 
-    /// Makes the stream of `tag` wait for what others were submitted before these releases of theirs in the arena.
+    /// Makes the stream of `tag` wait for what others were submitted before these releases of theirs in the arena; of those that share
+    /// a tag for the `sharers`.
     pub(crate) fn order_after_releases(
         &self,
         table: &mut Tags<P::Event>,
         arena: u32,
-        releases: &[(Tag, u64)],
+        (releases, sharers): (&[(Tag, u64)], &Sharers),
         (tag, after): (Tag, Stream),
     ) -> Result<(), ProviderError> {
         for &(other, stamp) in releases {
+            if other == SHARED_TAG && sharers.are_named() {
+                // Which says nothing of what else is of that tag.
+                self.order_after_sharers(table, sharers, after)?;
+                continue;
+            }
             let reached = self.wait_for_mark(table, (arena, other), stamp, after)?;
             if let Some(owner) = self.arena(arena).filter(|_| tag != SHARED_TAG) {
                 owner.lock().heap.note_ordered(tag, 1 << other, reached);

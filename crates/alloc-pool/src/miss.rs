@@ -150,13 +150,13 @@ impl<P: MemoryProvider> Inner<P> {
                 let heap = &mut arena.lock().heap;
                 heap.best_window_anywhere(ask, untouchable).map(|window| {
                     heap.releases_in(window, ask, &mut releases);
-                    (window, heap.claim_window(window, ask))
+                    (window, heap.sharers_in(window, ask), heap.claim_window(window, ask))
                 })
             };
-            let Some((window, node)) = claimed else { continue };
-            let waiter = (ask.tag, stream);
-            if let Err(error) = self.order_after_releases(&mut self.lock_tags(), index, &releases, waiter) {
-                arena.lock().heap.give_up(node, window.users | 1 << ask.tag);
+            let Some((window, sharers, node)) = claimed else { continue };
+            let (before, waiter) = ((&releases[..], &sharers), (ask.tag, stream));
+            if let Err(error) = self.order_after_releases(&mut self.lock_tags(), index, before, waiter) {
+                arena.lock().heap.give_up(node, window.users);
                 return Err(AllocError::Provider(error));
             }
             self.tell_deferred();

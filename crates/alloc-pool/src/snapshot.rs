@@ -15,11 +15,10 @@ use crate::arena::Arena;
 use crate::id::slot_number;
 use crate::local;
 use crate::park::Parked;
-use crate::placement::heap::{Kind, TAGS, Tag, TagSet, each_of};
+use crate::placement::heap::{Kind, NOBODY, SHARED_TAG, TAGS, Tag, TagSet, each_of};
 use crate::placement::slab::SlabSlots;
 use crate::placement::units::{UNIT_SHIFT, class_bytes};
 use crate::pool::{Inner, Pool};
-use crate::streams::NOBODY;
 
 /// A piece as its heap has it.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +32,7 @@ struct Found {
 #[derive(Clone, Copy, Debug)]
 enum What {
     Used { requested: u64, home: Stream },
-    Free { users: TagSet },
+    Free { users: TagSet, home: Stream },
 }
 
 /// An arena as it was while it was locked.
@@ -121,7 +120,7 @@ impl Copied {
         for (index, node) in state.heap.pieces() {
             let what = match node.kind {
                 Kind::Used => What::Used { requested: node.requested(), home: node.home },
-                Kind::Free => What::Free { users: state.heap.unfinished(node) },
+                Kind::Free => What::Free { users: state.heap.unfinished(node), home: node.home },
                 Kind::Hole | Kind::Vacant => continue,
             };
             let address = state.addresses.of(node.start).get();
@@ -148,8 +147,8 @@ impl Copied {
                         false => PieceState::Used { requested, stream },
                     }
                 }
-                (_, What::Free { users }) => {
-                    let users = each_of(users).flat_map(|tag| known.streams_of(tag)).copied().collect();
+                (_, What::Free { users, home }) => {
+                    let users = each_of(users).flat_map(|tag| known.streams_at(tag, &home)).copied().collect();
                     PieceState::Free { users }
                 }
             };
@@ -167,6 +166,11 @@ impl Copied {
 impl Known {
     fn streams_of(&self, tag: Tag) -> &[Stream] {
         self.streams.get(usize::from(tag)).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The same at a free piece, which has the name of the one of them that shares its tag, if it is one.
+    fn streams_at<'a>(&'a self, tag: Tag, home: &'a Stream) -> &'a [Stream] {
+        if tag == SHARED_TAG && *home != NOBODY { std::slice::from_ref(home) } else { self.streams_of(tag) }
     }
 
     fn slab(&self, slab: &SlabSlots) -> SlabSnapshot {

@@ -11,7 +11,7 @@ use crate::crossing::Crossings;
 use crate::id::MAX_ARENAS;
 use crate::marks::Marks;
 use crate::notes::Note;
-use crate::placement::heap::{Heap, SHARED_TAG, TAGS, Tag, TagSet};
+use crate::placement::heap::{Heap, NOBODY, SHARED_TAG, Sharers, TAGS, Tag, TagSet, each_of};
 use crate::placement::units::UNIT_SHIFT;
 use crate::pool::Inner;
 use crate::retired::{End, Retired};
@@ -27,15 +27,12 @@ pub(crate) struct Tags<E> {
     /// Tags of streams of which it is not known when their work is over: what they released is nobody else's.
     pub(crate) lost: TagSet,
     /// The streams that share the last tag.
-    shared: Vec<Stream>,
+    pub(crate) shared: Vec<Stream>,
     /// By tag.
     pub(crate) crossings: [Crossings; TAGS],
     pub(crate) marks: Marks<E>,
     pub(crate) retired: Retired<E>,
 }
-
-/// The stream of blocks whose own is gone.
-pub(crate) const NOBODY: Stream = Stream::with_identity(u64::MAX, u64::MAX);
 
 impl<E> Tags<E> {
     pub(crate) fn new() -> Self {
@@ -338,22 +335,14 @@ impl<P: MemoryProvider> Inner<P> {
     }
 
     pub(crate) fn is_tag_idle(&self, table: &mut Tags<P::Event>, tag: Tag) -> bool {
-        let streams: Vec<Stream>;
-        let one;
-        let list: &[Stream] = match table.streams_of(tag) {
-            [stream] => {
-                one = [*stream];
-                &one
-            }
-            several => {
-                streams = several.to_vec();
-                &streams
-            }
-        };
-        list.iter().all(|&stream| self.is_idle_in(table, stream).unwrap_or(false))
+        if tag == SHARED_TAG {
+            return self.are_sharers_idle(table);
+        }
+        let stream = table.streams.get(usize::from(tag)).copied();
+        stream.is_none_or(|stream| self.is_idle_in(table, stream).unwrap_or(false))
     }
 
-    fn is_idle_in(&self, tags: &mut Tags<P::Event>, stream: Stream) -> Result<bool, ProviderError> {
+    pub(crate) fn is_idle_in(&self, tags: &mut Tags<P::Event>, stream: Stream) -> Result<bool, ProviderError> {
         if tags.retired.contains(stream) {
             let may_ask = self.may_ask_in(tags);
             return match tags.retired.end_of(stream) {
@@ -403,18 +392,22 @@ impl<P: MemoryProvider> Inner<P> {
         Ok(())
     }
 
-    /// Makes `after` wait for all work submitted to the streams of these tags so far, as far as that is not complete.
-    pub(crate) fn order_after_tags(&self, before: TagSet, after: Stream) -> Result<(), ProviderError> {
-        let mut rest = before;
-        if rest == 0 {
+    /// Makes `after` wait for all work submitted to the streams of these tags so far, as far as that is not complete; of those that
+    /// share one to the `sharers`.
+    pub(crate) fn order_after_tags(
+        &self,
+        before: TagSet,
+        sharers: &Sharers,
+        after: Stream,
+    ) -> Result<(), ProviderError> {
+        if before == 0 {
             return Ok(());
         }
         let mut tags = self.lock_tags();
-        while rest != 0 {
-            self.order_after_tag(&mut tags, rest.trailing_zeros() as Tag, after)?;
-            rest &= rest - 1;
-        }
-        Ok(())
+        each_of(before).try_for_each(|tag| match tag {
+            SHARED_TAG => self.order_after_sharers(&mut tags, sharers, after),
+            tag => self.order_after_tag(&mut tags, tag, after),
+        })
     }
 
     /// The same for one tag.
@@ -432,7 +425,7 @@ impl<P: MemoryProvider> Inner<P> {
     }
 
     /// Makes `after` wait for what `before` was submitted so far. If events may be asked, not for what is complete.
-    fn order_after_in(
+    pub(crate) fn order_after_in(
         &self,
         tags: &mut Tags<P::Event>,
         before: Stream,

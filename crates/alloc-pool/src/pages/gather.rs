@@ -9,7 +9,7 @@ use alloc_core::{MemoryProvider, Stream};
 use super::Pages;
 use super::serve::Failure;
 use super::supply::Locked;
-use crate::placement::heap::{Ask, Tag, TagSet};
+use crate::placement::heap::{Ask, Asker, Tag, TagSet};
 use crate::pool::Inner;
 
 /// So many waits are borne first, and so many more for each piece that moved the time before: that takes about as long as they
@@ -87,7 +87,7 @@ impl<P: MemoryProvider> Inner<P> {
         pages.lending = false;
         pages.begin(0);
         pages.begin_search();
-        pages.find_free(&locked.own, arena, tag);
+        pages.find_free(&locked.own, arena, Asker { tag, home: stream });
         let found = pages.scratch.found.iter().map(|&handle| pages.handles[handle as usize].granules);
         let units = found.fold(0_u32, u32::saturating_add).saturating_mul(pages.granule_units);
         let ask = Ask { units, align: 1, slack: 0, tag, home: stream };
@@ -96,7 +96,7 @@ impl<P: MemoryProvider> Inner<P> {
         }
         let decided = self.decide(pages, &mut locked, ask, (&situation, 0, true));
         drop(locked);
-        self.conclude(pages, arena, (stream, tag), decided, &situation).map(Some)
+        self.conclude(pages, arena, ask.asker(), decided, &situation).map(Some)
     }
 }
 

@@ -5,7 +5,7 @@ use alloc_core::{MemoryProvider, ProviderError};
 use super::{Pages, Place};
 use crate::notes::Note;
 use crate::park::Parked;
-use crate::placement::heap::{Kind, SHARED_TAG, TagSet};
+use crate::placement::heap::{Asker, Kind, TagSet};
 use crate::pool::Inner;
 
 /// What to do about memory that work in flight may still touch.
@@ -49,7 +49,7 @@ impl<P: MemoryProvider> Inner<P> {
             stamps.push((owner, state.heap.now()));
             pages.search += 1;
             pages.scratch.found.clear();
-            pages.find_free(&state, arena, SHARED_TAG);
+            pages.find_free(&state, arena, Asker::NOBODY);
             for &handle in &pages.scratch.found {
                 let node = state.heap.node(pages.handles[handle as usize].found.node);
                 users |= node.map_or(0, |node| state.heap.unfinished(node));
@@ -90,7 +90,7 @@ impl<P: MemoryProvider> Inner<P> {
             let mut state = owner.lock();
             pages.search += 1;
             pages.scratch.found.clear();
-            pages.find_free(&state, arena, SHARED_TAG);
+            pages.find_free(&state, arena, Asker::NOBODY);
             let mut found = std::mem::take(&mut pages.scratch.found);
             found.sort_unstable_by_key(|&handle| {
                 std::cmp::Reverse(pages.handles[handle as usize].active.map_or(0, |place| place.granule))

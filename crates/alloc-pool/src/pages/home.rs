@@ -15,7 +15,7 @@ use super::plan::ANYWHERE;
 use super::supply::Locked;
 use super::{Home, Pages};
 use crate::arena::is_for_slabs;
-use crate::placement::heap::{Ask, Kind, Tag, TagSet};
+use crate::placement::heap::{Ask, Asker, Kind, TagSet};
 use crate::pool::Inner;
 
 /// A block of fewer pieces is found a place for good sooner or later.
@@ -42,7 +42,7 @@ impl<P: MemoryProvider> Inner<P> {
             let others = (0..pages.arena_count()).filter(|&index| index != arena);
             let others = others.filter_map(|index| self.arena(index).map(|other| (index, other.lock()))).collect();
             let mut locked = Locked { own_index: arena, own, others };
-            pages.go_home(&mut locked, ask.tag);
+            pages.go_home(&mut locked, ask.asker());
             locked.others.iter_mut().for_each(|(_, state)| state.heap.relist());
             own = locked.own;
         }
@@ -74,19 +74,19 @@ impl<T> Pages<T> {
     }
 
     /// Takes lent pieces that are wholly free back to where they were.
-    fn go_home(&mut self, locked: &mut Locked<'_>, tag: Tag) {
+    fn go_home(&mut self, locked: &mut Locked<'_>, asker: Asker) {
         self.search += 1;
         self.begin(0);
         self.lending = false;
         self.scratch.found.clear();
-        self.find_free(&locked.own, locked.own_index, tag);
+        self.find_free(&locked.own, locked.own_index, asker);
         for (index, state) in &locked.others {
-            self.find_free(state, *index, tag);
+            self.find_free(state, *index, asker);
         }
         let found = std::mem::take(&mut self.scratch.found);
         for &index in &found {
             let Some(home) = self.handles[index as usize].home else { continue };
-            if !self.take(locked, tag, index) {
+            if !self.take(locked, asker, index) {
                 continue;
             }
             let handle = &mut self.handles[index as usize];

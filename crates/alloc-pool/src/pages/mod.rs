@@ -17,7 +17,7 @@ mod wait;
 use alloc_core::{AddressRange, Gauge};
 
 use crate::notes::Note;
-use crate::placement::heap::{Tag, TagSet};
+use crate::placement::heap::{Sharers, Tag, TagSet};
 
 pub use breakdown::Breakdown;
 pub(crate) use give_back::Patience;
@@ -122,8 +122,9 @@ pub(crate) struct Pages<T> {
     lending: bool,
     /// Whether little was in use since the peak last rose.
     has_ebbed: bool,
-    /// The streams that the request at hand has to be ordered after.
+    /// The streams that the request at hand has to be ordered after, and which of those that share a tag.
     in_the_way: TagSet,
+    sharers: Sharers,
     /// The streams that the request at hand can't be ordered after.
     untouchable: TagSet,
     /// How often streams had to wait for others of late that are far behind the host.
@@ -168,6 +169,7 @@ impl<T> Pages<T> {
             lending: false,
             has_ebbed: false,
             in_the_way: 0,
+            sharers: Sharers::NONE,
             held_up: wait::HeldUp::default(),
             scattered: gather::Scattered::default(),
             untouchable: 0,

@@ -279,7 +279,7 @@ impl<T> Pages<T> {
         let granule = u64::from(self.granule_units);
         let mut index = gap.first;
         while let Some(node) = heap.node(index).filter(|node| node.kind != Kind::Used) {
-            let in_the_way = if node.kind == Kind::Free { heap.in_the_way(node, ask.tag) } else { 0 };
+            let in_the_way = if node.kind == Kind::Free { heap.in_the_way(node, ask.asker()) } else { 0 };
             let (from, to) = (u64::from(node.start) / granule, node.end().div_ceil(granule).min(high));
             if in_the_way != 0 && from < to {
                 let wait = if in_the_way & self.untouchable == 0 { supply.wait } else { FORBIDDEN };

@@ -8,7 +8,7 @@ use super::wait::Others;
 use super::{Home, NONE, Pages, Patience, Place};
 use crate::arena::{Addresses, Arena, is_for_slabs};
 use crate::notes::Note;
-use crate::placement::heap::{Ask, Heap, Kind, Tag, TagSet, own_set};
+use crate::placement::heap::{Ask, Asker, Heap, Kind, NOBODY, Tag, TagSet, home_of_unordered, own_set};
 use crate::placement::units::UNIT_SHIFT;
 use crate::pool::Inner;
 
@@ -113,7 +113,7 @@ impl<P: MemoryProvider> Inner<P> {
         if untouchable != TagSet::MAX && self.are_threads_apart() {
             let near = self.arenas_with_excess(pages, arena);
             let apart = Means { frugal: false, ..means };
-            served = self.serve_within(pages, arena, (stream, ask), Reach::Near(near), (busy, untouchable), apart);
+            served = self.serve_within(pages, arena, ask, Reach::Near(near), (busy, untouchable), apart);
         }
         // What the device has no room for may be free elsewhere.
         if matches!(served, Ok(None) | Err(Failure::Memory)) {
@@ -122,7 +122,7 @@ impl<P: MemoryProvider> Inner<P> {
             let waits = self.wait_instead(pages, arena, (stream, ask, None), Others::AllBut(untouchable), means);
             served = waits.map_err(Failure::Provider);
             if matches!(served, Ok(None)) {
-                served = self.serve_within(pages, arena, (stream, ask), reach, (busy, untouchable), means);
+                served = self.serve_within(pages, arena, ask, reach, (busy, untouchable), means);
             }
         }
         match served {
@@ -158,7 +158,7 @@ impl<P: MemoryProvider> Inner<P> {
         &self,
         pages: &mut Pages<P::Physical>,
         arena: u32,
-        (stream, ask): (Stream, Ask),
+        ask: Ask,
         reach: Reach,
         (busy, untouchable): (TagSet, TagSet),
         means: Means,
@@ -197,10 +197,10 @@ impl<P: MemoryProvider> Inner<P> {
         pages.begin_search();
         pages.count(arena, &mut locked.own);
         pages.note_want(arena, ask.units);
-        pages.find_free(&locked.own, arena, ask.tag);
+        pages.find_free(&locked.own, arena, ask.asker());
         for (index, state) in &mut locked.others {
             pages.count(*index, state);
-            pages.find_free(state, *index, ask.tag);
+            pages.find_free(state, *index, ask.asker());
         }
         pages.note_thrashing();
         let used = pages.used_units() + u64::from(ask.units);
@@ -229,7 +229,7 @@ impl<P: MemoryProvider> Inner<P> {
             self.decide_segment(pages, &mut locked, ask, growth)
         };
         drop(locked);
-        self.conclude(pages, arena, (stream, ask.tag), decided, &situation).map(Some)
+        self.conclude(pages, arena, ask.asker(), decided, &situation).map(Some)
     }
 
     /// Does what was decided, or undoes it. The node that was claimed, with memory behind it.
@@ -237,14 +237,14 @@ impl<P: MemoryProvider> Inner<P> {
         &self,
         pages: &mut Pages<P::Physical>,
         arena: u32,
-        (stream, tag): (Stream, Tag),
+        asker: Asker,
         decided: Decided,
         situation: &Situation,
     ) -> Result<u32, Failure> {
         match decided {
             Ok(node) => {
-                let done = self.carry_out(pages, stream, situation);
-                self.settle(pages, arena, node, tag, true);
+                let done = self.carry_out(pages, asker.home, situation);
+                self.settle(pages, arena, node, asker, true);
                 if let Err(failure) = done {
                     self.unclaim(pages, arena, node);
                     return Err(failure);
@@ -254,7 +254,7 @@ impl<P: MemoryProvider> Inner<P> {
             Err((None, failure)) => Err(failure),
             Err((Some(node), failure)) => {
                 pages.undo_steps(0);
-                self.settle(pages, arena, node, tag, false);
+                self.settle(pages, arena, node, asker, false);
                 self.unclaim(pages, arena, node);
                 Err(failure)
             }
@@ -308,12 +308,13 @@ impl<P: MemoryProvider> Inner<P> {
         };
         let Placement { first, start } =
             pages.cheapest_placement(&locked.own.heap, arena, ask, supply).ok_or((None, Failure::AddressSpace))?;
+        pages.sharers.add_all_of(&locked.own.heap.sharers_at(first, start, ask.units, ask.asker()));
         let (node, in_the_way) = locked.own.heap.claim(first, start, ask);
         pages.in_the_way |= in_the_way;
         let granule_units = u64::from(pages.granule_units);
         let end = (u64::from(start) + u64::from(ask.units)).div_ceil(granule_units) as u32;
         let first = start / pages.granule_units;
-        pages.settle_stale_views(locked, ask.tag, first, end);
+        pages.settle_stale_views(locked, ask.asker(), first, end);
         let mut granule = first;
         while granule < end {
             let view = pages.arenas[arena as usize].view(granule);
@@ -324,14 +325,14 @@ impl<P: MemoryProvider> Inner<P> {
             let place = Place { arena, granule };
             let need = end - granule;
             let room = pages.room_at(place, need.max(piece));
-            if let Some(handle) = pages.take_best(locked, ask.tag, need, room, true) {
+            if let Some(handle) = pages.take_best(locked, ask.asker(), need, room, true) {
                 granule += pages.attach(handle, place);
             } else if growth >= need.min(piece) {
                 // All that is left of the budget, lest a later round of the same requests finds it.
                 let granules = room.min(growth.min(piece).max(need.min(piece)));
                 growth = growth.saturating_sub(granules);
                 granule += pages.plan_creation(granules, place, self.limit()).map_err(|e| (Some(node), e))?;
-            } else if let Some(handle) = pages.take_best(locked, ask.tag, need, room, false) {
+            } else if let Some(handle) = pages.take_best(locked, ask.asker(), need, room, false) {
                 granule += pages.attach(handle, place);
             } else if frugal {
                 return Err((Some(node), Failure::Budget));
@@ -366,7 +367,7 @@ impl<P: MemoryProvider> Inner<P> {
                 None => pages.segment_placement(arena, pages.handles[handle as usize].granules),
             };
             if let Some(place) = place
-                && pages.take(locked, ask.tag, handle)
+                && pages.take(locked, ask.asker(), handle)
             {
                 let node = claim(locked, place, pages.granule_units);
                 if stale.is_some() {
@@ -407,7 +408,7 @@ impl<P: MemoryProvider> Inner<P> {
 
     /// Makes the planned calls to the backend. On failure, the steps not made are taken out of the books.
     fn carry_out(&self, pages: &mut Pages<P::Physical>, stream: Stream, situation: &Situation) -> Result<(), Failure> {
-        if let Err(error) = self.order_after_tags(pages.in_the_way, stream) {
+        if let Err(error) = self.order_after_tags(pages.in_the_way, &pages.sharers, stream) {
             // The pages remember who used them: they are had by whoever can be ordered after that.
             pages.undo_steps(0);
             pages.detach_attached();
@@ -473,7 +474,7 @@ impl<P: MemoryProvider> Inner<P> {
 
     /// Makes free memory of what the attached pages hold beside the claimed node. `ordered` says whether the
     /// request's stream comes after the work that may still touch them.
-    fn settle(&self, pages: &mut Pages<P::Physical>, arena: u32, node: u32, tag: Tag, ordered: bool) {
+    fn settle(&self, pages: &mut Pages<P::Physical>, arena: u32, node: u32, asker: Asker, ordered: bool) {
         let Some(owner) = self.arena(arena) else { return };
         let mut state = owner.lock();
         let Some((start, end)) = state.heap.node(node).map(|n| (u64::from(n.start), n.end())) else { return };
@@ -494,13 +495,13 @@ impl<P: MemoryProvider> Inner<P> {
             }
             // To come after the request's stream is then to come after all of them.
             let users = match handle.users {
-                0 => 0,
-                _ if ordered => 1 << tag,
-                users => users | 1 << tag,
+                0 => (0, NOBODY),
+                _ if ordered => (1 << asker.tag, asker.home),
+                users => (users | 1 << asker.tag, NOBODY),
             };
             for (from, to) in [(first, last.min(start)), (first.max(end), last)] {
                 if from < to {
-                    state.heap.convert(node, from as u32, (to - from) as u32, Kind::Free, users);
+                    state.heap.convert_for(node, (from as u32, (to - from) as u32), Kind::Free, users);
                 }
             }
         }
@@ -510,17 +511,16 @@ impl<P: MemoryProvider> Inner<P> {
     pub(super) fn unclaim(&self, pages: &Pages<P::Physical>, arena: u32, node: u32) {
         let Some(owner) = self.arena(arena) else { return };
         let mut state = owner.lock();
-        let Some((start, end, tag)) = state.heap.node(node).map(|n| (u64::from(n.start), n.end(), n.tag)) else {
-            return;
-        };
+        let Some(claimed) = state.heap.node(node).cloned() else { return };
+        let (start, end) = (u64::from(claimed.start), claimed.end());
         // From one granule to the next: the way from the first node is long where there are many blocks.
         let mut at = state.heap.abandon(node);
-        let users = pages.in_the_way | 1 << tag;
+        let users = (pages.in_the_way | 1 << claimed.tag, home_of_unordered(claimed.home, pages.in_the_way));
         let granule = u64::from(pages.granule_units);
         for index in start / granule..end.div_ceil(granule) {
             if pages.is_active(arena, index as u32) {
                 let (from, to) = ((index * granule).max(start), ((index + 1) * granule).min(end));
-                at = state.heap.convert(at, from as u32, (to - from) as u32, Kind::Free, users);
+                at = state.heap.convert_for(at, (from as u32, (to - from) as u32), Kind::Free, users);
             }
         }
     }

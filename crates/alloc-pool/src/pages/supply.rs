@@ -9,7 +9,7 @@ use super::serve::Failure;
 use super::{Found, Handle, Home, NONE, Pages, Place};
 use crate::arena::{self, ArenaState};
 use crate::notes::Note;
-use crate::placement::heap::{Kind, Tag, TagSet, own_set};
+use crate::placement::heap::{Asker, Kind, SHARED_SET, Sharers, Tag, TagSet, own_set};
 
 /// A change that is noted in the books and has to be made by the backend.
 #[derive(Clone, Copy, Debug)]
@@ -38,13 +38,13 @@ impl<'a> Locked<'a> {
 
 impl<T> Pages<T> {
     /// Notes all handles that lie wholly within free memory of the arena.
-    pub(super) fn find_free(&mut self, state: &ArenaState, arena: u32, tag: Tag) {
+    pub(super) fn find_free(&mut self, state: &ArenaState, arena: u32, asker: Asker) {
         let granule_units = u64::from(self.granule_units);
         let (search, untouchable) = (self.search, self.untouchable);
         let (handles, found) = (&mut self.handles, &mut self.scratch.found);
         let views = &self.arenas[arena as usize];
         state.heap.for_each_free(self.granule_units, |index, node| {
-            let in_the_way = state.heap.in_the_way(node, tag);
+            let in_the_way = state.heap.in_the_way(node, asker);
             if in_the_way & untouchable != 0 {
                 return;
             }
@@ -70,7 +70,7 @@ impl<T> Pages<T> {
 
     /// Activates the stale views among the granules whose handles are free, and plans to unmap the others, so that
     /// what is left is active or unmapped.
-    pub(super) fn settle_stale_views(&mut self, locked: &mut Locked<'_>, tag: Tag, first: u32, end: u32) {
+    pub(super) fn settle_stale_views(&mut self, locked: &mut Locked<'_>, asker: Asker, first: u32, end: u32) {
         let arena = locked.own_index;
         let mut granule = first;
         while granule < end {
@@ -85,7 +85,7 @@ impl<T> Pages<T> {
             if handle.active == Some(place) {
                 continue;
             }
-            if self.take(locked, tag, view.handle) {
+            if self.take(locked, asker, view.handle) {
                 self.activate(view.handle, place);
             } else {
                 self.remove_view(view.handle, place);
@@ -112,6 +112,7 @@ impl<T> Pages<T> {
     pub(super) fn begin(&mut self, untouchable: TagSet) {
         self.untouchable = untouchable;
         self.in_the_way = 0;
+        self.sharers = Sharers::NONE;
         self.scratch.steps.clear();
         self.scratch.attached.clear();
     }
@@ -156,8 +157,8 @@ impl<T> Pages<T> {
     }
 
     /// Takes a handle from where it is, if it is free: its old addresses become a hole with a stale view.
-    pub(super) fn take(&mut self, locked: &mut Locked<'_>, tag: Tag, index: u32) -> bool {
-        if self.is_out_of_reach(index, tag) {
+    pub(super) fn take(&mut self, locked: &mut Locked<'_>, asker: Asker, index: u32) -> bool {
+        if self.is_out_of_reach(index, asker.tag) {
             return false;
         }
         let handle = &mut self.handles[index as usize];
@@ -178,7 +179,10 @@ impl<T> Pages<T> {
             }
             let found = state.heap.node(node);
             let (users, in_the_way) =
-                found.map_or((0, 0), |node| (state.heap.unfinished(node), state.heap.in_the_way(node, tag)));
+                found.map_or((0, 0), |node| (state.heap.unfinished(node), state.heap.in_the_way(node, asker)));
+            if let Some(node) = found.filter(|_| in_the_way & SHARED_SET != 0) {
+                self.sharers.add(node.home);
+            }
             state.heap.convert(node, start, units, Kind::Hole, 0);
             handle.users = users;
             handle.found.search = 0;
@@ -191,7 +195,10 @@ impl<T> Pages<T> {
             if self.lending {
                 handle.home.get_or_insert(Home::Nowhere);
             }
-            let in_the_way = handle.users & !own_set(tag);
+            let in_the_way = handle.users & !own_set(asker.tag);
+            if in_the_way & SHARED_SET != 0 {
+                self.sharers = Sharers::ALL;
+            }
             self.unlist_idle(index);
             in_the_way
         };
@@ -204,7 +211,7 @@ impl<T> Pages<T> {
     pub(super) fn take_best(
         &mut self,
         locked: &mut Locked<'_>,
-        tag: Tag,
+        asker: Asker,
         need: u32,
         room: u32,
         idle_only: bool,
@@ -218,7 +225,7 @@ impl<T> Pages<T> {
                 if handle.granules > room
                     || !usable
                     || (!idle_only && handle.active.is_none())
-                    || self.is_out_of_reach(index, tag)
+                    || self.is_out_of_reach(index, asker.tag)
                 {
                     continue;
                 }
@@ -234,7 +241,7 @@ impl<T> Pages<T> {
                 }
             }
             let (index, _) = best?;
-            if self.take(locked, tag, index) {
+            if self.take(locked, asker, index) {
                 return Some(index);
             }
         }

@@ -93,16 +93,17 @@ impl<P: MemoryProvider> Inner<P> {
             return Ok(Some(state.heap.claim_window(window, ask)));
         }
         state.heap.releases_in(window, ask, &mut pages.scratch.releases);
+        let sharers = state.heap.sharers_in(window, ask);
         if others == Others::Marked {
             // No call to the backend is made under the arena's lock.
             let (found_at, now) = (state.heap.version(), state.heap.now());
             drop(state);
             let waiter = (ask.tag != SHARED_TAG).then_some((ask.tag, stream));
-            let passed = self.pass_unmarked(&mut table, arena, &pages.scratch.releases, waiter);
+            let passed = self.pass_unmarked(&mut table, arena, (&pages.scratch.releases, &sharers), waiter);
             state = owner.lock();
             let Some(Found { complete, ordered, .. }) = passed else { return Ok(None) };
             if complete | ordered != 0 {
-                state.heap.note_complete(complete, now);
+                state.heap.note_complete_in(window, ask, (complete, &sharers), now);
                 if ordered != 0 {
                     state.heap.note_ordered(ask.tag, ordered, now);
                 }
@@ -138,7 +139,8 @@ impl<P: MemoryProvider> Inner<P> {
         drop(state);
         pages.misses += 1;
         pages.note_want(arena, ask.units);
-        let ordered = self.order_after_releases(&mut table, arena, &pages.scratch.releases, (ask.tag, stream));
+        let before = (&pages.scratch.releases[..], &sharers);
+        let ordered = self.order_after_releases(&mut table, arena, before, (ask.tag, stream));
         drop(table);
         ordered.map(|()| Some(node)).inspect_err(|_| {
             pages.peak_units = peak_before;

@@ -97,6 +97,26 @@ impl Bins {
             .or_else(|| self.any_of(nodes, self.heads[row][sub], &fits))
     }
 
+    /// The same, but of the request's own bin no more than the first `most` ranges are looked at.
+    pub(crate) fn find_near(
+        &self,
+        nodes: &[Node],
+        units: u32,
+        most: u32,
+        usable: impl Fn(&Node) -> bool,
+    ) -> Option<u32> {
+        let (row, sub) = place_of(bin_of(units));
+        let fits = |node: &Node| node.units >= units && usable(node);
+        self.smallest_of(nodes, self.heads[row][sub], SCAN, fits)
+            .or_else(|| self.take_above(nodes, (row, sub), true, &usable))
+            .or_else(|| self.smallest_of(nodes, self.heads[row][sub], most, fits))
+    }
+
+    /// Whether a free node that is not the top is in the bin where a request for so many units is looked for first.
+    pub(crate) fn is_listed_for(&self, node: &Node, units: u32) -> bool {
+        node.bin() == bin_of(units)
+    }
+
     /// The smallest of a whole list: one past the first of the own bin may fit too.
     #[cold]
     #[inline(never)]

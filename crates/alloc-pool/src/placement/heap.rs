@@ -13,6 +13,7 @@ mod ebb;
 mod node;
 mod order;
 mod rest;
+mod sharers;
 mod walk;
 mod window;
 
@@ -20,7 +21,8 @@ use std::hint::{cold_path, select_unpredictable};
 
 use alloc_core::Stream;
 
-pub(crate) use self::node::{Kind, NIL, Node, SHARED_TAG, TAGS, Tag, TagSet, each_of, own_set};
+pub(crate) use self::node::{Kind, NIL, NOBODY, Node, SHARED_SET, SHARED_TAG, TAGS, Tag, TagSet, each_of, own_set};
+pub(crate) use self::sharers::{Asker, Sharers, home_of_unordered};
 pub(crate) use self::window::Prospect;
 use super::bins::Bins;
 
@@ -35,6 +37,12 @@ pub(crate) struct Ask {
     /// The stream asking.
     pub(crate) tag: Tag,
     pub(crate) home: Stream,
+}
+
+impl Ask {
+    pub(crate) fn asker(&self) -> Asker {
+        Asker { tag: self.tag, home: self.home }
+    }
 }
 
 /// The first offset from `start` on whose address, `base` being that of offset 0, is a multiple of `align` units.
@@ -77,6 +85,8 @@ pub(crate) struct Heap {
     seen: TagSet,
     /// The latest release of each stream, as long as there are events.
     latest: Box<[u64; TAGS]>,
+    /// What streams that share a tag have to themselves.
+    own_pieces: sharers::OwnPieces,
     /// A buffer, so that a search needs no memory of its own.
     found: window::Pieces,
 }
@@ -105,6 +115,7 @@ impl Heap {
             ordered: Vec::new(),
             seen: 0,
             latest: Box::new([0; TAGS]),
+            own_pieces: sharers::OwnPieces::default(),
             found: window::Pieces::default(),
         };
         let node = heap.vacant_node();
@@ -147,22 +158,19 @@ impl Heap {
 
     /// Takes free memory that `tag` may use at once.
     pub(crate) fn allocate(&mut self, ask: Ask) -> Option<u32> {
-        self.allocate_within(ask, |_, _| Some(0))
+        self.allocate_within::<false>(ask)
     }
 
     /// The same, but where there are events only if that leaves room for as many more such blocks as could be had:
     /// whoever would leave less is better off at another place, which a miss looks for.
     #[inline(always)]
     pub(crate) fn allocate_leaving_room(&mut self, ask: Ask) -> Option<u32> {
-        self.allocate_within(
-            ask,
-            |heap, index| if heap.marked == 0 { Some(0) } else { heap.roomy_place_in(index, ask) },
-        )
+        self.allocate_within::<true>(ask)
     }
 
-    /// Takes memory of the free node that fits best, behind as many units of it as `place` says.
+    /// Takes memory of the free node that fits best.
     #[inline(always)]
-    fn allocate_within(&mut self, ask: Ask, place: impl Fn(&Self, u32) -> Option<u32>) -> Option<u32> {
+    fn allocate_within<const LEAVES_ROOM: bool>(&mut self, ask: Ask) -> Option<u32> {
         if self.resting != NIL {
             let index = std::mem::replace(&mut self.resting, NIL);
             if self.would_fit_best(index, ask) {
@@ -173,16 +181,23 @@ impl Heap {
         if self.is_at_ebb() {
             return None;
         }
+        if ask.tag == SHARED_TAG {
+            cold_path();
+            return self.allocate_for_sharer(ask, LEAVES_ROOM);
+        }
         let slack = u32::try_from(ask.align - 1).ok()?;
-        let index = self.fit(ask, |heap, node| heap.in_the_way(node, ask.tag) == 0)?;
-        let mut skip = u64::from(place(self, index)?);
+        let Some(index) = self.fit(ask, |heap, node| heap.is_at_hand(node, ask.tag)) else {
+            cold_path();
+            return self.allocate_of_sharers(ask, LEAVES_ROOM);
+        };
+        let mut skip = if LEAVES_ROOM && self.marked != 0 { self.roomy_place_in(index, ask)? } else { 0 };
         self.unlink_free(index);
         if slack > 0 {
             let start = u64::from(self.nodes[index as usize].start);
-            skip = self.aligned(start, ask.align) - start;
+            skip = (self.aligned(start, ask.align) - start) as u32;
         }
         if skip > 0 {
-            let rest = self.split(index, skip as u32);
+            let rest = self.split(index, skip);
             self.link_free(index);
             return Some(self.finish_allocate(rest, ask));
         }
@@ -241,6 +256,10 @@ impl Heap {
 
     #[inline(always)]
     fn release_inline(&mut self, index: u32) -> u32 {
+        if self.nodes[index as usize].tag == SHARED_TAG {
+            cold_path();
+            return self.release_of_sharer(index);
+        }
         self.end_use(index);
         let node = &mut self.nodes[index as usize];
         node.generation = node.generation.wrapping_add(1);
@@ -270,28 +289,30 @@ impl Heap {
     pub(crate) fn claim(&mut self, first: u32, start: u32, ask: Ask) -> (u32, TagSet) {
         let mut index = self.containing(first, start);
         // Of a hole nobody says who uses it.
-        let way = |heap: &Self, node: &Node| if node.kind == Kind::Free { heap.in_the_way(node, ask.tag) } else { 0 };
+        let way =
+            |heap: &Self, node: &Node| if node.kind == Kind::Free { heap.in_the_way(node, ask.asker()) } else { 0 };
         let mut in_the_way = way(self, &self.nodes[index as usize]);
         let kind = self.detach(index);
         let skip = start - self.nodes[index as usize].start;
         if skip > 0 {
-            let rest = self.split(index, skip);
+            let rest = self.split_with_home(index, skip);
             self.attach(index, kind);
             index = rest;
         }
-        let mut last = (kind, self.nodes[index as usize].users, self.nodes[index as usize].stamp);
+        let of = |kind, node: &Node| (kind, node.users, node.stamp, node.home);
+        let mut last = of(kind, &self.nodes[index as usize]);
         while self.nodes[index as usize].units < ask.units {
             let next = self.nodes[index as usize].next;
             let node = &self.nodes[next as usize];
             in_the_way |= way(self, node);
-            last = (node.kind, node.users, node.stamp);
+            last = of(node.kind, node);
             self.detach(next);
             self.absorb_next(index);
         }
         if self.nodes[index as usize].units > ask.units {
             let rest = self.split(index, ask.units);
             let node = &mut self.nodes[rest as usize];
-            (node.users, node.stamp) = (last.1, last.2);
+            (node.users, node.stamp, node.home) = (last.1, last.2, last.3);
             self.attach(rest, last.0);
         }
         (self.make_used(index, ask), in_the_way)
@@ -318,36 +339,38 @@ impl Heap {
         self.become_kind(index, Kind::Hole)
     }
 
-    /// Makes free memory of a used node that nobody got; `users` are those whose work may still touch it.
-    pub(crate) fn give_up(&mut self, index: u32, users: TagSet) {
-        self.end_use(index);
-        self.retire(index);
-        let node = &mut self.nodes[index as usize];
-        (node.users, node.stamp) = (users, self.now);
-        self.become_kind(index, Kind::Free);
+    /// Turns `units` units from `start` on, which lie within one free node or hole, into the other kind. `users` are
+    /// those whose work may still touch memory that becomes free, of those that share a tag any. Returns the node that holds them now.
+    pub(crate) fn convert(&mut self, hint: u32, start: u32, units: u32, to: Kind, users: TagSet) -> u32 {
+        self.convert_for(hint, (start, units), to, (users, NOBODY))
     }
 
-    /// Turns `units` units from `start` on, which lie within one free node or hole, into the other kind. `users` are
-    /// those whose work may still touch memory that becomes free. Returns the node that holds them now.
-    pub(crate) fn convert(&mut self, hint: u32, start: u32, units: u32, to: Kind, users: TagSet) -> u32 {
+    /// The same, and of those that share a tag only `home` may still touch the memory.
+    pub(crate) fn convert_for(
+        &mut self,
+        hint: u32,
+        (start, units): (u32, u32),
+        to: Kind,
+        (users, home): (TagSet, Stream),
+    ) -> u32 {
         let index = self.containing(hint, start);
         let from = self.detach(index);
         let skip = start - self.nodes[index as usize].start;
         let middle = if skip > 0 {
-            let rest = self.split(index, skip);
+            let rest = self.split_with_home(index, skip);
             self.attach(index, from);
             rest
         } else {
             index
         };
         if self.nodes[middle as usize].units > units {
-            let rest = self.split(middle, units);
+            let rest = self.split_with_home(middle, units);
             self.attach(rest, from);
         }
         // What was noted as complete so far says nothing of these users.
         self.now += 1;
         let node = &mut self.nodes[middle as usize];
-        (node.users, node.stamp) = (users, self.now);
+        (node.users, node.stamp, node.home) = (users, self.now, home);
         self.become_kind(middle, to)
     }
 
@@ -496,7 +519,10 @@ impl Heap {
     fn detach(&mut self, index: u32) -> Kind {
         let kind = self.nodes[index as usize].kind;
         match kind {
-            Kind::Free => self.unlink_free(index),
+            Kind::Free => {
+                self.unlist_own(index);
+                self.unlink_free(index);
+            }
             Kind::Hole => self.unlink_hole(index),
             Kind::Used | Kind::Vacant => debug_assert!(false, "detached a node of kind {kind:?}"),
         }
@@ -506,7 +532,10 @@ impl Heap {
     fn attach(&mut self, index: u32, kind: Kind) {
         match kind {
             Kind::Hole => self.link_hole(index),
-            _ => self.link_free(index),
+            _ => {
+                self.link_free(index);
+                self.list_own(index);
+            }
         }
     }
 
@@ -516,11 +545,13 @@ impl Heap {
         let next = self.nodes[index as usize].next;
         if next != NIL && self.nodes[next as usize].kind == kind {
             self.detach(next);
+            self.merge_homes(index, next);
             self.absorb_next(index);
         }
         let prev = self.nodes[index as usize].prev;
         if prev != NIL && self.nodes[prev as usize].kind == kind {
             self.detach(prev);
+            self.merge_homes(prev, index);
             self.absorb_next(prev);
             index = prev;
         }

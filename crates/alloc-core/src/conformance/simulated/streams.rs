@@ -1,6 +1,6 @@
 //! Streams as queues of work that a test completes, with the partial order that events give them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::Stream;
@@ -62,6 +62,7 @@ struct Queue {
 #[derive(Debug, Default)]
 pub(super) struct Streams {
     queues: BTreeMap<Stream, Queue>,
+    captured: BTreeSet<Stream>,
     events: Arc<()>,
 }
 
@@ -193,6 +194,11 @@ impl Streams {
 
     pub(super) fn set_capturing(&mut self, stream: Stream, capturing: bool) {
         self.queues.entry(stream).or_default().capturing = capturing;
+        if capturing {
+            self.captured.insert(stream);
+        } else {
+            self.captured.remove(&stream);
+        }
     }
 
     pub(super) fn is_capturing(&self, stream: Stream) -> bool {
@@ -200,7 +206,7 @@ impl Streams {
     }
 
     pub(super) fn captured_stream(&self) -> Option<Stream> {
-        self.queues.iter().find_map(|(stream, queue)| queue.capturing.then_some(*stream))
+        self.captured.first().copied()
     }
 
     pub(super) fn drop_graph(&mut self, stream: Stream) {

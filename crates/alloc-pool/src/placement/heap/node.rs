@@ -13,11 +13,17 @@ pub(crate) type Tag = u8;
 pub(crate) type TagSet = u64;
 /// How many tags there are.
 pub(crate) const TAGS: usize = 64;
-/// The tag of all streams that came when the others were taken: they can't be told apart, so none of them takes
-/// another's memory without an order.
+/// The tag of all streams that came when the others were taken. A set does not tell them apart, but a free node has the name of
+/// one of them.
 pub(crate) const SHARED_TAG: Tag = TAGS as Tag - 1;
+/// The set of those streams.
+pub(crate) const SHARED_SET: TagSet = 1 << SHARED_TAG;
 
-/// The set that a stream may take memory from without an order.
+/// No stream in particular: whose the blocks are whose own stream is gone, and free memory that several may still use of those
+/// that share a tag.
+pub(crate) const NOBODY: Stream = Stream::with_identity(u64::MAX, u64::MAX);
+
+/// The set that a stream may take memory from without an order, wherever that is.
 #[inline]
 pub(crate) fn own_set(tag: Tag) -> TagSet {
     if tag == SHARED_TAG { 0 } else { 1 << tag }
@@ -66,7 +72,7 @@ pub(crate) struct Node {
     pub(crate) stamp: u64,
     /// By how many bytes the request of a used node was smaller; the bin of a free one.
     slack_or_bin: u16,
-    /// The stream of a used node's block.
+    /// The stream of a used node's block; of a free one that streams used which share a tag the one of them, or [`NOBODY`].
     pub(crate) home: Stream,
 }
 

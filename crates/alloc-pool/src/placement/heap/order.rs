@@ -1,7 +1,7 @@
 //! Which streams may have a free piece: those that used it, those that come after these, and everyone once they are done.
 
-use super::node::{Kind, NIL, Node, TAGS, Tag, TagSet, each_of, own_set};
-use super::{Ask, Heap};
+use super::node::{Kind, NIL, Node, SHARED_SET, SHARED_TAG, TAGS, Tag, TagSet, each_of, own_set};
+use super::{Asker, Heap};
 
 /// A stream that comes after no other.
 static NOT_ORDERED: [u64; TAGS] = [0; TAGS];
@@ -61,17 +61,23 @@ impl Heap {
         }
     }
 
-    /// The streams that have to be waited for before `tag` may use the memory of a free node.
+    /// The streams that have to be waited for before `asker` may use the memory of a free node.
     #[inline]
-    pub(crate) fn in_the_way(&self, node: &Node, tag: Tag) -> TagSet {
-        let others = node.users & !own_set(tag);
-        if others == 0 { 0 } else { self.outstanding_for(tag, others, node.stamp) }
+    pub(crate) fn in_the_way(&self, node: &Node, asker: Asker) -> TagSet {
+        let others = node.users & !own_set(asker.tag);
+        if others == 0 {
+            0
+        } else if asker.tag == SHARED_TAG {
+            self.outstanding_for(asker.tag, node.users & !asker.own_set_at(node), node.stamp)
+        } else {
+            self.outstanding_for(asker.tag, others, node.stamp)
+        }
     }
 
     /// Those of the streams that `tag` does not come after already, up to `stamp`.
     #[cold]
     #[inline(never)]
-    fn outstanding_for(&self, tag: Tag, others: TagSet, stamp: u64) -> TagSet {
+    pub(super) fn outstanding_for(&self, tag: Tag, others: TagSet, stamp: u64) -> TagSet {
         self.outstanding_but(self.ordered_by(tag), others, stamp)
     }
 
@@ -93,9 +99,9 @@ impl Heap {
 
     /// The same as [`Heap::in_the_way`], of many nodes.
     #[inline(always)]
-    pub(super) fn in_the_way_of(&self, tag: Tag) -> impl Fn(&Node) -> TagSet {
-        let (own, ordered) = (own_set(tag), self.ordered_by(tag));
-        move |node| self.outstanding_but(ordered, node.users & !own, node.stamp)
+    pub(super) fn in_the_way_of(&self, tag: Tag, own: impl Fn(&Node) -> TagSet) -> impl Fn(&Node) -> TagSet {
+        let ordered = self.ordered_by(tag);
+        move |node| self.outstanding_but(ordered, node.users & !own(node), node.stamp)
     }
 
     #[inline(always)]
@@ -121,12 +127,6 @@ impl Heap {
         self.outstanding_but(&NOT_ORDERED, tags, stamp)
     }
 
-    /// The streams that have to be waited for before `ask.tag` may have the free memory that fits best.
-    pub(crate) fn users_of_best(&self, ask: Ask) -> Option<TagSet> {
-        let index = self.fit(ask, |_, _| true)?;
-        Some(self.in_the_way(&self.nodes[index as usize], ask.tag))
-    }
-
     /// Whether free memory may merge with such as the stream of `tag` released just now: not if others than this may still
     /// use it, since neither could have the whole then. What the stream comes after is complete when its own work is. But where
     /// there are events, others would have to wait longer for the whole than for what an event is behind, or what is complete.
@@ -137,7 +137,22 @@ impl Heap {
         if others == 0 {
             return node.stamp > self.marked;
         }
-        self.marked == 0 && self.outstanding_for(tag, others, node.stamp) == 0
+        self.marked == 0 && self.keep_apart(tag, others, node.stamp) == 0
+    }
+
+    /// Whether `tag`, which is no shared one, may have the memory of a free node that is not listed as any stream's own.
+    #[inline(always)]
+    pub(super) fn is_at_hand(&self, node: &Node, tag: Tag) -> bool {
+        let others = node.users & !(1 << tag);
+        others == 0 || self.keep_apart(tag, others, node.stamp) == 0
+    }
+
+    /// Those of the streams that `tag` does not come after already, up to `stamp`, and always those that share a tag: what they had
+    /// is listed as their own, and stays apart until all of it is put in order.
+    #[cold]
+    #[inline(never)]
+    fn keep_apart(&self, tag: Tag, others: TagSet, stamp: u64) -> TagSet {
+        others & SHARED_SET | self.outstanding_but(self.ordered_by(tag), others, stamp)
     }
 
     /// Merges free neighbours that were kept apart and that no stream but that of `tag` may still use, as far as nobody has to wait
@@ -148,7 +163,8 @@ impl Heap {
 
     /// Merges free neighbours that were kept apart: those that no stream but `users` may still use.
     pub(crate) fn join_neighbours(&mut self, users: TagSet) {
-        if self.seen.count_ones() < 2 {
+        // The one that several share stands for several.
+        if self.seen.count_ones() < 2 && self.seen & SHARED_SET == 0 {
             return;
         }
         let mut index = self.containing(0, 0);
@@ -161,11 +177,12 @@ impl Heap {
             let both_free = one.kind == Kind::Free && two.kind == Kind::Free;
             let unfinished = if both_free { self.unfinished(one) | self.unfinished(two) } else { 0 };
             if both_free && unfinished & !users == 0 {
-                self.unlink_free(next);
-                self.unlink_free(index);
+                self.detach(next);
+                self.detach(index);
+                self.merge_homes(index, next);
                 self.absorb_next(index);
                 self.nodes[index as usize].users = unfinished;
-                self.link_free(index);
+                self.attach(index, Kind::Free);
             } else {
                 index = next;
             }

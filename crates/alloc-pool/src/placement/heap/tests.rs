@@ -27,7 +27,10 @@ impl Heap {
             if node.kind == last && last != Kind::Used {
                 let before = &self.nodes[prev as usize];
                 let told_apart = (before.stamp <= self.marked) != (node.stamp <= self.marked);
-                let differ = told_apart || self.unfinished(before) != self.unfinished(node);
+                let users = self.unfinished(node);
+                let of_several = users & SHARED_SET != 0 && (node.home == NOBODY || node.home != before.home);
+                let is_listed = (before.users ^ node.users) & SHARED_SET != 0;
+                let differ = told_apart || of_several || is_listed || self.unfinished(before) != users;
                 let apart = node.kind == Kind::Free && differ;
                 if !apart {
                     return Err(format!("node {index} did not merge with its neighbour"));
@@ -41,6 +44,9 @@ impl Heap {
             }
             (last, at, prev, index) = (node.kind, node.end(), index, node.next);
         }
+        let mut own: Vec<_> = (0..).zip(&self.nodes).collect();
+        own.retain(|(_, n)| n.kind == Kind::Free && n.users & SHARED_SET != 0 && n.home != NOBODY);
+        self.check_own(own.into_iter().map(|(index, node)| (node.home, node.units, index)).collect())?;
         let mut listed = 0;
         self.for_each_free(1, |_, node| listed += u64::from(node.units));
         if (free, used, listed) != (self.free_units, self.used_units, free) {
@@ -254,7 +260,10 @@ fn of_places_without_a_wait_the_one_in_the_smallest_gap_is_taken() {
     }
     let wanted = of(2, 90);
     heap.note_ordered(2, 1, heap.now());
-    assert_eq!((heap.users_of_best(wanted), heap.best_window(wanted, 0).map(|window| window.users)), (None, Some(2)));
+    assert_eq!(
+        (heap.fit(wanted, |_, _| true), heap.best_window(wanted, 0).map(|window| window.users)),
+        (None, Some(2))
+    );
     assert_eq!(heap.allocate_window(wanted), None, "the second stream is in the way");
     heap.note_ordered(2, 2, heap.now());
     let taken = heap.allocate_window(wanted).unwrap();
@@ -274,15 +283,6 @@ fn joined_by_force_memory_keeps_all_its_users() {
     heap.join_neighbours(TagSet::MAX);
     assert_eq!(heap.largest_free(), 100);
     assert_eq!((heap.allocate(ask(50)), heap.allocate(Ask { tag: 1, ..ask(50) })), (None, None));
-}
-
-#[test]
-fn streams_past_the_last_tag_never_take_each_others_memory_unordered() {
-    let mut heap = backed(10);
-    let shared = Ask { tag: SHARED_TAG, ..ask(10) };
-    let block = heap.allocate(shared).unwrap();
-    heap.release(block);
-    assert_eq!(heap.allocate(shared), None);
 }
 
 #[test]

@@ -1,14 +1,14 @@
 //! Where free memory lies side by side that different streams used: the place that a stream has to wait for least.
 
-use super::node::{Kind, Tag, TagSet, each_of};
-use super::{Ask, Heap, aligned};
+use super::node::{Kind, Node, SHARED_SET, SHARED_TAG, Tag, TagSet, each_of, own_set};
+use super::{Ask, Heap, Sharers, aligned};
 
 /// A place within free memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Window {
     /// The node that the place begins in.
-    first: u32,
-    start: u32,
+    pub(super) first: u32,
+    pub(super) start: u32,
     /// The streams to be waited for, and the last release of any of them.
     pub(crate) users: TagSet,
     stamp: u64,
@@ -176,23 +176,38 @@ impl Heap {
     /// The place where `ask.tag` waits for what was released longest ago, or for nothing if there is one; never for the
     /// `untouchable` streams.
     pub(crate) fn best_window(&mut self, ask: Ask, untouchable: TagSet) -> Option<Window> {
-        self.best_window_if(ask, untouchable, true)
+        self.best_window_if(ask, untouchable, &Sharers::NONE, true)
+    }
+
+    /// The same, past whatever these streams have to be waited for at.
+    pub(super) fn best_window_past(&mut self, ask: Ask, untouchable: TagSet, passed_over: &Sharers) -> Option<Window> {
+        self.best_window_if(ask, untouchable, passed_over, true)
     }
 
     /// The same, and wherever it leaves room for nothing else if there is no other: for whoever can't wait for some streams, and has
     /// memory of its own beside theirs.
     pub(crate) fn best_window_anywhere(&mut self, ask: Ask, untouchable: TagSet) -> Option<Window> {
         let best = self.best_window(ask, untouchable);
-        if best.is_none() && untouchable != 0 { self.best_window_if(ask, untouchable, false) } else { best }
+        if best.is_none() && untouchable != 0 {
+            self.best_window_if(ask, untouchable, &Sharers::NONE, false)
+        } else {
+            best
+        }
     }
 
-    fn best_window_if(&mut self, ask: Ask, untouchable: TagSet, leaves_room: bool) -> Option<Window> {
+    fn best_window_if(
+        &mut self,
+        ask: Ask,
+        untouchable: TagSet,
+        passed_over: &Sharers,
+        leaves_room: bool,
+    ) -> Option<Window> {
         if self.is_at_ebb() {
             return None;
         }
         let mut found = std::mem::take(&mut self.found);
         let units = u64::from(ask.units.max(1));
-        let (free, room) = self.find_pieces(ask, units, &mut found);
+        let (free, room) = self.find_pieces(ask, units, passed_over, &mut found);
         let wanted = Wanted { units, align: ask.align, base: self.base, untouchable, leaves_room };
         let best = found.best(&wanted);
         self.found = found;
@@ -201,12 +216,31 @@ impl Heap {
     }
 
     /// Finds the free memory that may be large enough; how many units are free in all, and for how many blocks there is room.
-    fn find_pieces(&self, ask: Ask, units: u64, found: &mut Pieces) -> (u64, u64) {
+    fn find_pieces(&self, ask: Ask, units: u64, passed_over: &Sharers, found: &mut Pieces) -> (u64, u64) {
+        if ask.tag != SHARED_TAG && passed_over.is_none() {
+            let own = own_set(ask.tag);
+            return self.find_pieces_with(units, found, self.in_the_way_of(ask.tag, |_| own), |_, node| node.stamp);
+        }
+        let in_the_way = self.in_the_way_of(ask.tag, |node| ask.asker().own_set_at(node));
+        // No place has a piece in it that is released as late as can be.
+        self.find_pieces_with(units, found, in_the_way, |users, node| {
+            if users & SHARED_SET != 0 && passed_over.touch(node.home) { u64::MAX } else { node.stamp }
+        })
+    }
+
+    /// The same, with what stands for a node's streams and the last release of any of them.
+    #[inline(always)]
+    fn find_pieces_with(
+        &self,
+        units: u64,
+        found: &mut Pieces,
+        in_the_way: impl Fn(&Node) -> TagSet,
+        stamp_of: impl Fn(TagSet, &Node) -> u64,
+    ) -> (u64, u64) {
         let Pieces { pieces, rows } = found;
         pieces.clear();
         rows.clear();
         let (mut free, mut room) = (0, 0);
-        let in_the_way = self.in_the_way_of(ask.tag);
         let mut index = self.containing(0, 0);
         while let Some(mut node) = self.node(index) {
             if node.kind != Kind::Free {
@@ -216,7 +250,7 @@ impl Heap {
             let (first, low) = (pieces.len(), u64::from(node.start));
             let high = loop {
                 let users = in_the_way(node);
-                let stamp = if users == 0 { 0 } else { node.stamp };
+                let stamp = if users == 0 { 0 } else { stamp_of(users, node) };
                 match pieces[first..].last_mut() {
                     Some(before) if users == 0 && before.users == 0 => before.end = node.end(),
                     _ => {
@@ -246,13 +280,26 @@ impl Heap {
         let end = u64::from(window.start) + u64::from(ask.units);
         let mut index = self.containing(window.first, window.start);
         while let Some(node) = self.node(index).filter(|node| u64::from(node.start) < end) {
-            for tag in each_of(self.in_the_way(node, ask.tag)) {
+            for tag in each_of(self.in_the_way(node, ask.asker())) {
                 match releases.iter_mut().find(|(other, _)| *other == tag) {
                     Some((_, stamp)) => *stamp = node.stamp.max(*stamp),
                     None => releases.push((tag, node.stamp)),
                 }
             }
             index = node.next;
+        }
+    }
+
+    /// The place that a request would get in a free node which is large enough.
+    pub(super) fn window_in(&self, index: u32, ask: Ask) -> Window {
+        let node = &self.nodes[index as usize];
+        let start = self.aligned(u64::from(node.start), ask.align);
+        Window {
+            first: index,
+            start: u32::try_from(start).unwrap_or(node.start),
+            users: self.in_the_way(node, ask.asker()),
+            stamp: node.stamp,
+            is_scattered: false,
         }
     }
 

@@ -159,11 +159,16 @@ impl<'a> Member<'a> {
         taken
     }
 
-    /// A stream of this thread's own ends, and another takes its handle.
+    /// A stream of this thread's own ends, and another takes its handle, and now and then its name.
     fn retire(&mut self, index: usize) {
         let Some(own) = self.own else { return };
         let stream = self.streams[index];
         self.crowd.rig.pool.retire_stream(stream);
+        let crowd = self.crowd;
+        // Whoever has the name of another comes after it by allocating.
+        if (self.random)(4) == 0 && crowd.take(KIB, stream).map(|lent| crowd.give(lent)).is_some() {
+            return;
+        }
         self.ended += 1;
         self.streams[index] = Stream::with_identity(stream.handle(), 1000 * (own + 1) + self.ended);
     }

@@ -107,6 +107,13 @@ fn run(seed: u64) {
     };
     let (threads, streams, have_own) = (2 + random(3), 1 + random(5), random(2) == 0);
     let seeds: Vec<u64> = (0..threads).map(|_| random(u64::MAX >> 12)).collect();
+    // In every other program most streams come when the pool has told as many apart as it can.
+    let bystanders = if random(2) == 0 { 58 + random(8) } else { 0 };
+    for stream in (0..bystanders).map(|number| Stream::from_raw(900_000 + number)) {
+        if let Ok(block) = crowd.rig.try_take(512, stream) {
+            crowd.rig.give(block, stream);
+        }
+    }
     std::thread::scope(|scope| {
         let spawn = |(number, seed)| {
             let crowd = &crowd;

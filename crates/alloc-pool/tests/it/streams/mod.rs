@@ -9,6 +9,7 @@ mod marks;
 mod parking;
 mod poisoned;
 mod retirement;
+mod sharers;
 mod threads;
 mod trust;
 

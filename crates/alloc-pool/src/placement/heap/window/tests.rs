@@ -187,7 +187,7 @@ fn best_of_all(heap: &Heap, ask: Ask, untouchable: TagSet) -> Option<(u64, u64, 
     for start in 0..=heap.capacity() {
         let node = (start < heap.capacity()).then(|| heap.node(heap.containing(0, start as u32))).flatten();
         if let Some(node) = node.filter(|node| node.kind == Kind::Free) {
-            let users = heap.in_the_way(node, ask.tag);
+            let users = heap.in_the_way(node, ask.asker());
             row.push((users, if users == 0 { 0 } else { node.stamp }));
             continue;
         }
