@@ -74,7 +74,7 @@ impl<P: MemoryProvider> Inner<P> {
         &self,
         table: &mut Tags<P::Event>,
         arena: u32,
-        (releases, sharers): (&[(Tag, u64)], &Sharers),
+        (releases, sharers): (&[(Tag, u64)], Option<&Sharers>),
         waiter: Option<(Tag, Stream)>,
     ) -> Option<Found> {
         let mut passed = Found::default();
@@ -103,22 +103,31 @@ impl<P: MemoryProvider> Inner<P> {
             table.marks.pending(arena) & !own_set(ask.tag)
         };
         // Of those that share a tag a few are passed over if they are busy, and then all of them.
-        let mut passed_over = Sharers::NONE;
+        let mut passed_over: Option<Sharers> = None;
         loop {
             let mut state = owner.lock();
-            let Some(place) = state.heap.best_place(ask, busy, &passed_over) else {
-                return Err(if passed_over.is_none() { busy } else { busy | SHARED_SET });
+            let best = state.heap.users_of_best(ask).filter(|users| users & (busy | SHARED_SET) == 0);
+            let (users, named) = match best {
+                Some(users) => (users, None),
+                None => match state.heap.best_place(ask, busy, passed_over.as_ref()) {
+                    Some(place) => (place.users, state.heap.sharers_in(place, ask).map(|sharers| (place, sharers))),
+                    None => return Err(if passed_over.is_none() { busy } else { busy | SHARED_SET }),
+                },
             };
-            let (now, sharers) = (state.heap.now(), state.heap.sharers_in(place, ask));
+            let now = state.heap.now();
             drop(state);
-            let found = self.pass_all(place.users, &sharers, (ask.tag != SHARED_TAG).then_some((ask.tag, stream)));
+            let sharers = named.as_ref().map(|(_, sharers)| sharers);
+            let found = self.pass_all(users, sharers, (ask.tag != SHARED_TAG).then_some((ask.tag, stream)));
             let mut state = owner.lock();
-            state.heap.note_complete_in(place, ask, (found.complete, &sharers), now);
+            match &named {
+                Some((place, sharers)) => state.heap.note_complete_in(*place, ask, (found.complete, sharers), now),
+                None => state.heap.note_complete(found.complete, now),
+            }
             if found.ordered != 0 {
                 state.heap.note_ordered(ask.tag, found.ordered, now);
             }
             match found.busy_sharer {
-                Some(sharer) => passed_over.add(sharer),
+                Some(sharer) => passed_over.get_or_insert(Sharers::NONE).add(sharer),
                 None => busy |= found.busy,
             }
             // Others may have memory that is less of a fit.
@@ -135,7 +144,7 @@ impl<P: MemoryProvider> Inner<P> {
     }
 
     /// Finds out of each of the streams whether what it released may go to another, until one is busy.
-    fn pass_all(&self, users: TagSet, sharers: &Sharers, waiter: Option<(Tag, Stream)>) -> Found {
+    fn pass_all(&self, users: TagSet, sharers: Option<&Sharers>, waiter: Option<(Tag, Stream)>) -> Found {
         let mut found = Found::default();
         let mut table = self.lock_tags();
         for tag in each_of(users) {
@@ -156,11 +165,12 @@ impl<P: MemoryProvider> Inner<P> {
         &self,
         table: &mut Tags<P::Event>,
         tag: Tag,
-        sharers: &Sharers,
+        sharers: Option<&Sharers>,
         waiter: Option<(Tag, Stream)>,
         found: &mut Found,
     ) {
-        let passage = if tag == SHARED_TAG && sharers.are_named() {
+        let named = sharers.filter(|sharers| tag == SHARED_TAG && sharers.are_named());
+        let passage = if let Some(sharers) = named {
             found.busy_sharer = self.busy_one_of(table, sharers);
             if found.busy_sharer.is_none() { Passage::Complete } else { Passage::Busy }
         } else {

@@ -390,11 +390,11 @@ impl<P: MemoryProvider> Inner<P> {
         &self,
         table: &mut Tags<P::Event>,
         arena: u32,
-        (releases, sharers): (&[(Tag, u64)], &Sharers),
+        (releases, sharers): (&[(Tag, u64)], Option<&Sharers>),
         (tag, after): (Tag, Stream),
     ) -> Result<(), ProviderError> {
         for &(other, stamp) in releases {
-            if other == SHARED_TAG && sharers.are_named() {
+            if let Some(sharers) = sharers.filter(|sharers| other == SHARED_TAG && sharers.are_named()) {
                 // Which says nothing of what else is of that tag.
                 self.order_after_sharers(table, sharers, after)?;
                 continue;

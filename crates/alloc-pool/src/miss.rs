@@ -154,7 +154,7 @@ impl<P: MemoryProvider> Inner<P> {
                 })
             };
             let Some((window, sharers, node)) = claimed else { continue };
-            let (before, waiter) = ((&releases[..], &sharers), (ask.tag, stream));
+            let (before, waiter) = ((&releases[..], sharers.as_ref()), (ask.tag, stream));
             if let Err(error) = self.order_after_releases(&mut self.lock_tags(), index, before, waiter) {
                 arena.lock().heap.give_up(node, window.users);
                 return Err(AllocError::Provider(error));

@@ -342,6 +342,7 @@ impl<P: MemoryProvider> Inner<P> {
         stream.is_none_or(|stream| self.is_idle_in(table, stream).unwrap_or(false))
     }
 
+    #[inline]
     pub(crate) fn is_idle_in(&self, tags: &mut Tags<P::Event>, stream: Stream) -> Result<bool, ProviderError> {
         if tags.retired.contains(stream) {
             let may_ask = self.may_ask_in(tags);

@@ -99,11 +99,14 @@ impl<P: MemoryProvider> Inner<P> {
             let (found_at, now) = (state.heap.version(), state.heap.now());
             drop(state);
             let waiter = (ask.tag != SHARED_TAG).then_some((ask.tag, stream));
-            let passed = self.pass_unmarked(&mut table, arena, (&pages.scratch.releases, &sharers), waiter);
+            let passed = self.pass_unmarked(&mut table, arena, (&pages.scratch.releases, sharers.as_ref()), waiter);
             state = owner.lock();
             let Some(Found { complete, ordered, .. }) = passed else { return Ok(None) };
             if complete | ordered != 0 {
-                state.heap.note_complete_in(window, ask, (complete, &sharers), now);
+                match &sharers {
+                    Some(sharers) => state.heap.note_complete_in(window, ask, (complete, sharers), now),
+                    None => state.heap.note_complete(complete, now),
+                }
                 if ordered != 0 {
                     state.heap.note_ordered(ask.tag, ordered, now);
                 }
@@ -139,7 +142,7 @@ impl<P: MemoryProvider> Inner<P> {
         drop(state);
         pages.misses += 1;
         pages.note_want(arena, ask.units);
-        let before = (&pages.scratch.releases[..], &sharers);
+        let before = (&pages.scratch.releases[..], sharers.as_ref());
         let ordered = self.order_after_releases(&mut table, arena, before, (ask.tag, stream));
         drop(table);
         ordered.map(|()| Some(node)).inspect_err(|_| {

@@ -188,7 +188,7 @@ impl Heap {
         let slack = u32::try_from(ask.align - 1).ok()?;
         let Some(index) = self.fit(ask, |heap, node| heap.is_at_hand(node, ask.tag)) else {
             cold_path();
-            return self.allocate_of_sharers(ask, LEAVES_ROOM);
+            return if self.seen & SHARED_SET == 0 { None } else { self.allocate_of_sharers(ask, LEAVES_ROOM) };
         };
         let mut skip = if LEAVES_ROOM && self.marked != 0 { self.roomy_place_in(index, ask)? } else { 0 };
         self.unlink_free(index);
@@ -256,10 +256,6 @@ impl Heap {
 
     #[inline(always)]
     fn release_inline(&mut self, index: u32) -> u32 {
-        if self.nodes[index as usize].tag == SHARED_TAG {
-            cold_path();
-            return self.release_of_sharer(index);
-        }
         self.end_use(index);
         let node = &mut self.nodes[index as usize];
         node.generation = node.generation.wrapping_add(1);
@@ -268,6 +264,10 @@ impl Heap {
         let (tag, users) = (node.tag, node.users);
         if self.marked != 0 {
             self.latest[usize::from(tag)] = self.now;
+        }
+        if tag == SHARED_TAG {
+            cold_path();
+            return self.put_back(index);
         }
         let (mut index, next, prev) = (index, node.next, node.prev);
         if next != NIL && self.nodes[next as usize].kind == Kind::Free && self.may_join(next, tag) {

@@ -1,7 +1,7 @@
 //! The block released last rests: its node is neither merged nor free until the next call, which may well be for just
 //! as much. It is handed out again only where best fit would have chosen it, so that nothing lies elsewhere than without.
 
-use super::node::{Kind, NIL, NOBODY, Node, SHARED_TAG};
+use super::node::{Kind, NIL, Node, SHARED_TAG};
 use super::{Ask, Heap};
 use crate::placement::units::UNIT_SHIFT;
 
@@ -38,7 +38,7 @@ impl Heap {
         let node = &self.nodes[index as usize];
         node.units == ask.units
             && node.tag == ask.tag
-            && (ask.tag != SHARED_TAG || (node.home == ask.home && ask.home != NOBODY))
+            && ask.tag != SHARED_TAG
             && ask.align == 1
             && (node.next != self.top || self.bins.find(&self.nodes, ask.units, |_| true).is_none())
     }

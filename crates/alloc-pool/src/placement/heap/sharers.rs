@@ -139,9 +139,6 @@ impl Heap {
     #[cold]
     #[inline(never)]
     pub(super) fn allocate_of_sharers(&mut self, ask: Ask, leaves_room: bool) -> Option<u32> {
-        if self.own_pieces.0.is_empty() && self.seen() & SHARED_SET == 0 {
-            return None;
-        }
         let index = self.fit(ask, |heap, node| heap.in_the_way(node, ask.asker()) == 0)?;
         let skip = if leaves_room && self.has_marks() { self.roomy_place_in(index, ask)? } else { 0 };
         self.allocate_listed(index, skip, ask)
@@ -154,19 +151,12 @@ impl Heap {
         Some(self.claim(index, u32::try_from(start).ok()?, ask).0)
     }
 
-    /// Gives a used node's memory back that is one of these streams'.
+    /// Makes free memory of a node whose block was one of these streams' and has ended.
     #[cold]
     #[inline(never)]
-    pub(super) fn release_of_sharer(&mut self, index: u32) -> u32 {
-        self.end_use(index);
-        self.retire(index);
-        let now = self.now;
-        let node = &mut self.nodes[index as usize];
-        (node.users, node.stamp) = (SHARED_SET, now);
-        let (mut index, next, prev, home) = (index, node.next, node.prev, node.home);
-        if self.marked != 0 {
-            self.latest[usize::from(SHARED_TAG)] = now;
-        }
+    pub(super) fn put_back(&mut self, index: u32) -> u32 {
+        let Node { next, prev, home, .. } = self.nodes[index as usize];
+        let mut index = index;
         if self.may_join_sharer(next, home) {
             self.detach(next);
             self.absorb_next(index);
@@ -224,6 +214,8 @@ impl Heap {
     }
 
     /// Those of these streams that have to be waited for at a place of `units` from `start` on, which the node `first` is at or near.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn sharers_at(&self, first: u32, start: u32, units: u32, asker: Asker) -> Sharers {
         let mut sharers = Sharers::NONE;
         let end = u64::from(start) + u64::from(units);
@@ -238,16 +230,14 @@ impl Heap {
     }
 
     /// The same of a place that was found.
-    pub(crate) fn sharers_in(&self, window: Window, ask: Ask) -> Sharers {
-        if window.users & SHARED_SET == 0 {
-            return Sharers::NONE;
-        }
-        self.sharers_at(window.first, window.start, ask.units, ask.asker())
+    #[inline]
+    pub(crate) fn sharers_in(&self, window: Window, ask: Ask) -> Option<Sharers> {
+        let has_any = window.users & SHARED_SET != 0;
+        has_any.then(|| self.sharers_at(window.first, window.start, ask.units, ask.asker()))
     }
 
     /// Notes that all releases by these streams up to `stamp` are complete, of those that share a tag by the `sharers`: of theirs only
     /// what is at the place, as each keeps the rest of its own for itself.
-    #[inline]
     pub(crate) fn note_complete_in(
         &mut self,
         window: Window,
@@ -259,7 +249,6 @@ impl Heap {
             self.note_complete(tags, stamp);
             return;
         }
-        cold_path();
         self.note_complete(tags & !SHARED_SET, stamp);
         self.note_sharers_complete(window, ask, sharers, stamp);
     }
@@ -280,12 +269,12 @@ impl Heap {
     }
 
     /// The place that fits best and where none of these has to be waited for, in one piece if there is such a one.
-    pub(crate) fn best_place(&mut self, ask: Ask, busy: TagSet, passed_over: &Sharers) -> Option<Window> {
+    pub(crate) fn best_place(&mut self, ask: Ask, busy: TagSet, passed_over: Option<&Sharers>) -> Option<Window> {
+        let passed_over = passed_over.unwrap_or(&Sharers::NONE);
         let will_do = |window: &Window, home: Stream| {
             window.users & busy == 0 && (window.users & SHARED_SET == 0 || !passed_over.touch(home))
         };
-        let fit = if ask.tag == SHARED_TAG { self.fit_of_sharer(ask, |_, _| true) } else { self.fit(ask, |_, _| true) };
-        let in_one_piece = fit.map(|index| {
+        let in_one_piece = self.best_of_any(ask).map(|index| {
             let node = &self.nodes[index as usize];
             (self.window_in(index, ask), node.home)
         });
@@ -293,6 +282,17 @@ impl Heap {
             Some((window, _)) => Some(window),
             None => self.best_window_past(ask, busy, passed_over),
         }
+    }
+
+    #[inline(always)]
+    fn best_of_any(&self, ask: Ask) -> Option<u32> {
+        if ask.tag == SHARED_TAG { self.fit_of_sharer(ask, |_, _| true) } else { self.fit(ask, |_, _| true) }
+    }
+
+    /// The streams that have to be waited for before `ask.tag` may have the free memory that fits best.
+    pub(crate) fn users_of_best(&self, ask: Ask) -> Option<TagSet> {
+        let index = self.best_of_any(ask)?;
+        Some(self.in_the_way(&self.nodes[index as usize], ask.asker()))
     }
 
     /// Makes free memory of a claimed node that nobody got, and of which the streams in the way were not waited for.

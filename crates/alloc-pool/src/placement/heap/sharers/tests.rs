@@ -51,10 +51,23 @@ fn own_memory_comes_apart_and_together_again() {
         heap.release(parts[part]);
         heap.check().unwrap();
     }
+    assert!(heap.allocate(of(1, 20)).is_some());
+}
+
+#[test]
+fn what_is_left_beside_an_aligned_block_is_still_the_own() {
+    let mut heap = backed(40);
+    let [one, _other] = blocks(&mut heap, 2, 20)[..] else { unreachable!() };
+    heap.release(one);
+    let first = heap.allocate(of(1, 5)).unwrap();
     let aligned = heap.allocate(Ask { align: 8, ..of(1, 3) }).unwrap();
+    assert_eq!(heap.node(aligned).unwrap().start, 8);
     heap.check().unwrap();
-    heap.release(aligned);
-    heap.check().unwrap();
+    let [before, behind] = [3, 9].map(|units| heap.allocate(of(1, units)).unwrap());
+    for part in [aligned, before, behind, first] {
+        heap.release(part);
+        heap.check().unwrap();
+    }
     assert!(heap.allocate(of(1, 20)).is_some());
 }
 
@@ -68,8 +81,8 @@ fn what_is_joined_by_force_is_nobodys_own() {
     heap.check().unwrap();
     assert_eq!(heap.largest_free(), 30);
     assert_eq!([1, 2, 3].map(|stream| heap.allocate(of(stream, 1))), [None; 3]);
-    let place = heap.best_place(of(1, 20), 0, &Sharers::NONE).unwrap();
-    assert!(heap.sharers_in(place, of(1, 20)).is_all());
+    let place = heap.best_place(of(1, 20), 0, None).unwrap();
+    assert!(heap.sharers_in(place, of(1, 20)).unwrap().is_all());
     heap.note_complete(SHARED_SET, heap.now());
     assert!(heap.allocate(of(4, 30)).is_some());
 }
@@ -81,13 +94,13 @@ fn of_a_place_that_two_used_both_are_named() {
         heap.release(block);
     }
     let wanted = of(1, 15);
-    let place = heap.best_place(wanted, 0, &Sharers::NONE).unwrap();
-    let sharers = heap.sharers_in(place, wanted);
+    let place = heap.best_place(wanted, 0, None).unwrap();
+    let sharers = heap.sharers_in(place, wanted).unwrap();
     assert!(sharers.named() == [Stream::from_raw(2)] || sharers.named() == [2, 3].map(Stream::from_raw), "{sharers:?}");
     let mut passed_over = Sharers::NONE;
     passed_over.add(Stream::from_raw(2));
-    assert_eq!(heap.best_place(wanted, 0, &passed_over), None, "no place is without the second's");
-    assert!(heap.best_place(of(4, 10), 0, &passed_over).is_some_and(|place| place.start != 10));
+    assert_eq!(heap.best_place(wanted, 0, Some(&passed_over)), None, "no place is without the second's");
+    assert!(heap.best_place(of(4, 10), 0, Some(&passed_over)).is_some_and(|place| place.start != 10));
 }
 
 #[test]
@@ -97,8 +110,8 @@ fn what_was_found_complete_is_everyones_and_the_rest_stays_as_it_is() {
     heap.release(blocks[0]);
     heap.release(blocks[2]);
     let wanted = of(3, 10);
-    let place = heap.best_place(wanted, 0, &Sharers::NONE).unwrap();
-    let (sharers, asked_at) = (heap.sharers_in(place, wanted), heap.now());
+    let place = heap.best_place(wanted, 0, None).unwrap();
+    let (sharers, asked_at) = (heap.sharers_in(place, wanted).unwrap(), heap.now());
     heap.note_complete_in(place, wanted, (SHARED_SET, &sharers), asked_at - 2);
     assert_eq!(heap.allocate(wanted), None, "it was released after the question");
     heap.note_complete_in(place, wanted, (SHARED_SET, &sharers), asked_at);
