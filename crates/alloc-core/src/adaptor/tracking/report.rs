@@ -159,13 +159,16 @@ fn site_of(leak: &Leak) -> String {
 /// A backtrace's text without the frames at its top that are the capture and the adaptors themselves. A text of
 /// another shape is kept whole.
 fn callers(backtrace: &str) -> String {
-    let is_frame = |line: &str| {
-        let number = line.trim_start().split(':').next().unwrap_or_default();
-        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    let function = |line: &str| {
+        let (number, function) = line.trim_start().split_once(": ")?;
+        let is_frame = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        is_frame.then(|| function.trim_start_matches('<').to_owned())
     };
-    let is_own = |line: &str| line.contains("std::backtrace") || line.contains("::adaptor::");
+    // By where it is, not by what it is generic over: that may be an adaptor, too.
+    let is_own =
+        |function: &str| ["std::backtrace", "alloc_core::adaptor::"].iter().any(|own| function.starts_with(own));
     let lines: Vec<&str> = backtrace.lines().collect();
-    let first = lines.iter().position(|line| is_frame(line) && !is_own(line)).unwrap_or(0);
+    let first = lines.iter().position(|line| function(line).is_some_and(|function| !is_own(&function))).unwrap_or(0);
     lines[first..].join("\n")
 }
 
@@ -180,6 +183,13 @@ mod tests {
         assert_eq!(callers(text), "   2: program::load\n   3: main");
         assert_eq!(callers("<unknown>"), "<unknown>");
         assert_eq!(callers(""), "");
+    }
+
+    #[test]
+    fn a_caller_that_is_generic_over_an_adaptor_is_one() {
+        let own = "   0: std::backtrace::Backtrace::create\n   1: alloc_core::adaptor::tracking::Books::insert\n";
+        let caller = "   2: program::load::<alloc_core::adaptor::tracking::Tracking<S>>\n   3: main";
+        assert_eq!(callers(&format!("{own}{caller}")), caller);
     }
 
     #[test]
