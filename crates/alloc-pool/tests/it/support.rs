@@ -5,7 +5,8 @@ use std::thread::ScopedJoinHandle;
 
 use alloc_core::conformance::{SimulatedConfig, SimulatedProvider};
 use alloc_core::{
-    AllocError, Block, Device, DeviceAllocator, DeviceKind, Layout, ReleaseError, Statistics, Stream, StreamSet,
+    AllocError, Block, Device, DeviceAllocator, DeviceKind, Layout, ProviderErrorKind, ReleaseError, Statistics,
+    Stream, StreamSet,
 };
 use alloc_pool::{Pool, PoolConfig};
 
@@ -124,4 +125,21 @@ pub fn try_give(
 ) -> Result<(), ReleaseError> {
     // SAFETY: no memory is behind the blocks of a simulated provider, so that no misuse can do harm.
     unsafe { pool.release(block, stream, &uses.iter().copied().collect::<StreamSet>()) }
+}
+
+/// Shows pools that had memory to give back, each of which failed at another call, in some of which bytes were lost for good: those
+/// that `see` returns.
+pub fn trim_and_fail(see: impl Fn(&Rig) -> u64) {
+    let lost = (1..10).map(|failing| {
+        let rig = Rig::default();
+        let (kept, free) = (rig.take(MIB, A), rig.take(4 * PAGE, A));
+        rig.give(free, A);
+        rig.provider.fail_call(failing, ProviderErrorKind::Other);
+        rig.pool.trim(0);
+        rig.provider.cancel_failures();
+        let lost = see(&rig);
+        rig.give(kept, A);
+        lost
+    });
+    assert!(lost.sum::<u64>() > 0);
 }

@@ -1,6 +1,6 @@
 //! Streams that share the last tag, as they came when the pool had told as many apart as it can.
 
-use alloc_core::{Block, DeviceAllocator, Stream};
+use alloc_core::{Block, DeviceAllocator, PieceState, Stream};
 use alloc_pool::PoolConfig;
 
 use super::tight;
@@ -25,6 +25,18 @@ fn all_at_a_time(rig: &Rig, streams: &[Stream], size: u64) -> Vec<Block> {
         rig.give(block, stream);
     }
     blocks
+}
+
+#[test]
+fn a_snapshot_names_the_one_stream_that_may_still_use_a_piece() {
+    let rig = tight();
+    let streams = sharers(&rig, 20);
+    let blocks = all_at_a_time(&rig, &streams, 2 * PAGE);
+    let snapshot = rig.pool.snapshot();
+    for (block, stream) in blocks.iter().zip(streams) {
+        let piece = snapshot.pieces().find(|piece| piece.address == block.address()).unwrap();
+        assert_eq!(piece.state, PieceState::Free { users: vec![stream] });
+    }
 }
 
 #[test]
