@@ -56,25 +56,8 @@ pub(super) struct AtPeak {
     units: u64,
     /// Physical bytes held.
     reserved: u64,
-    moved_granules: u64,
-    allocated_bytes: u64,
-}
-
-/// For how long the pool has been moving pieces all the time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub(super) struct Unrest {
-    /// What had happened when this stretch of time began.
-    allocations: u64,
-    moves: u64,
-    /// Stretches full of moves, less those that were not.
-    score: u64,
-}
-
-/// What had happened when the pool was found to thrash.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Thrashing {
-    moves: u64,
-    allocations: u64,
+    pub(super) moved_granules: u64,
+    pub(super) allocated_bytes: u64,
 }
 
 /// A pool that moves no more than one byte in so many allocated is at rest. Beyond that, how many times all of its
@@ -85,35 +68,9 @@ const MORE_PER_ROUND: f64 = 0.02;
 /// One that was given more than this for it does not lend pieces: it has places of its own for most of what it needs.
 const RESTLESS: f64 = 0.01;
 
-/// A pool thrashes if long after its peak was reached it has moved more than one byte in so many allocated, and that by
-/// so many times all of its memory.
-const ALLOCATED_PER_MOVED_THRASHING: u64 = 64;
-const ROUNDS_BEFORE_THRASHING: u64 = 2;
 /// With less than this part of what was in use left, a program is at the end of a round: it may need no more in the next,
 /// and lent pieces go home.
 pub(super) const HARDLY_ANYTHING: u64 = 16;
-
-/// So does one that for so many stretches of so many blocks has moved more than one piece in so many of them: a piece
-/// takes as long to move as a thousand blocks to allocate. A stretch without makes up for one that had more, and all
-/// begins anew when less than this part of the peak is in use.
-#[derive(Clone, Copy, Debug)]
-struct Bearable {
-    blocks_per_moved_piece: u64,
-    stretch: u64,
-    stretches: u64,
-    ebb: f64,
-}
-
-/// For any program, and for one whose blocks come and go while about as many live: that one does nothing over and over
-/// that could be learnt, so that what it moves now says what it will go on moving.
-const BEARABLE: [Bearable; 2] = [
-    Bearable { blocks_per_moved_piece: 320, stretch: 32768, stretches: 3, ebb: 1.0 / HARDLY_ANYTHING as f64 },
-    Bearable { blocks_per_moved_piece: 2000, stretch: 4096, stretches: 3, ebb: 2.0 / 3.0 },
-];
-
-/// From then on it is given more for each time that it moves all of its pieces, but for one piece in so many blocks.
-const MORE_PER_ROUND_OF_THRASHING: f64 = 2.0;
-const BLOCKS_PER_BORNE_PIECE: u64 = 16000;
 
 /// A peak that rises by less than this part of it has been reached before.
 const LITTLE: u64 = 64;
@@ -126,24 +83,6 @@ const SPARE_BYTES: u64 = 8 << 20;
 /// Half more, and a little.
 fn with_spare(units: u64, granule_units: u64) -> u64 {
     units + units / 2 + (SPARE_BYTES >> UNIT_SHIFT).max(granule_units)
-}
-
-impl Unrest {
-    fn begin(allocations: u64, moves: u64) -> Self {
-        Self { allocations, moves, score: 0 }
-    }
-
-    /// Whether pieces have been moved for longer than is bearable, with what has happened by now.
-    fn lasts(&mut self, bearable: &Bearable, allocations: u64, moves: u64) -> bool {
-        let blocks = allocations.saturating_sub(self.allocations);
-        if blocks >= bearable.stretch {
-            let moved = moves.saturating_sub(self.moves);
-            let is_restless = moved > blocks / bearable.blocks_per_moved_piece;
-            let score = if is_restless { self.score + 1 } else { self.score.saturating_sub(blocks / bearable.stretch) };
-            *self = Self { allocations, moves, score };
-        }
-        self.score >= bearable.stretches
-    }
 }
 
 impl<T> Pages<T> {
@@ -177,44 +116,26 @@ impl<T> Pages<T> {
             let (units, reserved, moved_granules) = (self.peak_units, self.reserved.current, self.moved_granules);
             self.has_ebbed = false;
             self.at_peak = AtPeak { units, reserved, moved_granules, allocated_bytes };
-            self.unrest = [Unrest::begin(allocations, self.moves); 2];
-        }
-    }
-
-    /// Finds out whether the pool has come to thrash.
-    pub(super) fn note_thrashing(&mut self) {
-        if self.thrashing.is_some() {
-            return;
-        }
-        let (allocations, allocated) = self.allocated();
-        let censuses = self.arenas.iter_mut().map(|arena| &mut arena.census);
-        let low: u64 = censuses.map(|census| std::mem::replace(&mut census.low_units, census.used_units)).sum();
-        let mut lasts = false;
-        for (unrest, bearable) in self.unrest.iter_mut().zip(&BEARABLE) {
-            if (low as f64) < self.peak_units as f64 * bearable.ebb {
-                *unrest = Unrest::begin(allocations, self.moves);
-            }
-            lasts |= unrest.lasts(bearable, allocations, self.moves);
-        }
-        let moved = (self.moved_granules - self.at_peak.moved_granules).saturating_mul(self.granule_bytes());
-        let bearable = allocated.saturating_sub(self.at_peak.allocated_bytes) / ALLOCATED_PER_MOVED_THRASHING;
-        let has_moved_all = moved > bearable.saturating_add(ROUNDS_BEFORE_THRASHING * self.reserved.current);
-        if lasts || has_moved_all {
-            self.thrashing = Some(Thrashing { moves: self.moves, allocations });
+            self.unrest.begin_anew(allocations, self.moves);
         }
     }
 
     /// Leaves moves that no request needed out of all that says how much the program makes the pool move.
     pub(super) fn forgive_moves(&mut self, moves: u64, granules: u64) {
         self.moved_granules -= granules;
-        self.unrest.iter_mut().for_each(|unrest| unrest.moves += moves);
-        self.thrashing.iter_mut().for_each(|since| since.moves += moves);
+        self.unrest.forgive(moves);
     }
 
     /// All large blocks so far, and their bytes.
-    fn allocated(&self) -> (u64, u64) {
+    pub(super) fn allocated(&self) -> (u64, u64) {
         let each = self.arenas.iter().map(|arena| (arena.census.allocations, arena.census.allocated_bytes));
         each.fold((0, 0), |sum, part| (sum.0 + part.0, sum.1.saturating_add(part.1)))
+    }
+
+    /// The least that was in use since this was last asked, arena by arena.
+    pub(super) fn take_low_units(&mut self) -> u64 {
+        let censuses = self.arenas.iter_mut().map(|arena| &mut arena.census);
+        censuses.map(|census| std::mem::replace(&mut census.low_units, census.used_units)).sum()
     }
 
     /// The bytes of all large blocks so far of an arena, when it was last asked.
@@ -242,7 +163,7 @@ impl<T> Pages<T> {
 
     fn budget_bytes(&self, config: &PoolConfig) -> u64 {
         let more = self.more_for_restless(config.growth_slack_moving)
-            + self.more_for_thrashing(config.growth_slack_thrashing)
+            + self.more_for_unrest(config.growth_slack_thrashing)
             + self.more_for_waiting(config.growth_slack_waiting);
         ((self.peak_units << UNIT_SHIFT) as f64 * (1.0 + config.growth_slack + more)) as u64
     }
@@ -258,14 +179,6 @@ impl<T> Pages<T> {
         let beyond = moved.saturating_sub(self.allocated().1 / ALLOCATED_PER_MOVED);
         let rounds = beyond as f64 / self.reserved.current.max(1) as f64;
         (MORE_PER_ROUND * (rounds - ROUNDS_AT_REST)).clamp(0.0, most)
-    }
-
-    fn more_for_thrashing(&self, most: f64) -> f64 {
-        let Some(since) = self.thrashing else { return 0.0 };
-        let blocks = self.allocated().0.saturating_sub(since.allocations);
-        let beyond = (self.moves - since.moves).saturating_sub(blocks / BLOCKS_PER_BORNE_PIECE);
-        let pieces = self.handles.len() - self.vacant.len();
-        (MORE_PER_ROUND_OF_THRASHING * beyond as f64 / pieces.max(1) as f64).min(most)
     }
 
     /// Bytes held that should go back, since they are more than pieces created in need may add up to.
@@ -296,26 +209,6 @@ impl<T> Pages<T> {
 mod tests {
     use super::*;
 
-    /// After how many blocks a pool that moves a piece every so many blocks is found restless for too long.
-    fn lasts_after(bearable: &Bearable, blocks_per_piece: impl Fn(u64) -> u64) -> Option<u64> {
-        let (mut unrest, mut moves) = (Unrest::default(), 0);
-        (1..1_000_000).find(|&blocks| {
-            let moved = blocks % blocks_per_piece(blocks) == 0;
-            moves += u64::from(moved);
-            moved && unrest.lasts(bearable, blocks, moves)
-        })
-    }
-
-    #[test]
-    fn a_pool_that_moves_pieces_all_the_time_thrashes() {
-        for bearable in &BEARABLE {
-            let (limit, borne) = (bearable.stretch * bearable.stretches, bearable.blocks_per_moved_piece);
-            let found = lasts_after(bearable, |_| borne / 3);
-            assert!(found.is_some_and(|blocks| (limit..limit + bearable.stretch).contains(&blocks)), "{bearable:?}");
-            assert_eq!(lasts_after(bearable, |_| borne * 5 / 4), None, "one in so many is borne");
-        }
-    }
-
     #[test]
     fn moves_that_are_forgiven_earn_no_memory() {
         let more = |forgiven: u64| {
@@ -341,14 +234,5 @@ mod tests {
         assert_eq!(recent.most(), 30);
         recent.note(10, 9 * RECENT_MISSES);
         assert_eq!(recent.most(), 10, "what was long ago does not count, though nobody asked since");
-    }
-
-    #[test]
-    fn a_pool_that_comes_to_rest_in_between_does_not_thrash() {
-        for bearable in &BEARABLE {
-            let busy_then_still =
-                |blocks: u64| if blocks % (8 * bearable.stretch) < bearable.stretch { 50 } else { 5_000 };
-            assert_eq!(lasts_after(bearable, busy_then_still), None, "{bearable:?}");
-        }
     }
 }

@@ -12,6 +12,7 @@ mod home;
 mod plan;
 mod serve;
 mod supply;
+mod unrest;
 mod wait;
 
 use alloc_core::{AddressRange, Gauge};
@@ -115,9 +116,7 @@ pub(crate) struct Pages<T> {
     /// The most units ever seen in use.
     peak_units: u64,
     at_peak: budget::AtPeak,
-    /// Since when the pool thrashes, if it does.
-    unrest: [budget::Unrest; 2],
-    thrashing: Option<budget::Thrashing>,
+    unrest: unrest::Unrest,
     /// Whether the pieces that move for the request at hand are lent.
     lending: bool,
     /// Whether little was in use since the peak last rose.
@@ -164,8 +163,7 @@ impl<T> Pages<T> {
             reserved: Gauge::default(),
             peak_units: 0,
             at_peak: budget::AtPeak::default(),
-            unrest: Default::default(),
-            thrashing: None,
+            unrest: unrest::Unrest::default(),
             lending: false,
             has_ebbed: false,
             in_the_way: 0,

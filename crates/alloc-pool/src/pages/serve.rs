@@ -202,7 +202,7 @@ impl<P: MemoryProvider> Inner<P> {
             pages.count(*index, state);
             pages.find_free(state, *index, ask.asker());
         }
-        pages.note_thrashing();
+        pages.note_unrest();
         let used = pages.used_units() + u64::from(ask.units);
         let may_lend = matches!(reach, Reach::All) && self.may_lend(pages, &locked, ask);
         pages.decide_to_lend(&mut locked, used, may_lend);
