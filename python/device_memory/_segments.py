@@ -1,5 +1,6 @@
 """Our snapshots in the form of PyTorch's: segments, and the blocks in each."""
 
+from bisect import bisect_left
 from typing import Any, Dict, Iterator, List, Tuple
 
 #: PyTorch's name of the memory that belongs to no pool of the program's.
@@ -36,8 +37,10 @@ def _blocks(piece: Dict[str, Any], requested: Dict[int, int]) -> List[Dict[str, 
     if kind == "block":
         return [_block(address, size, piece["requested"], "active_allocated")]
     # Free memory that several streams used is nobody's until all of them are done with it, as what is parked is.
-    waits = kind == "parked" or len(piece.get("users", ())) > 1
-    return [_block(address, size, piece.get("requested", 0), "active_pending_free" if waits else "inactive")]
+    if kind == "parked" or len(piece.get("users", ())) > 1:
+        # The viewer takes what nobody asked for of such a block for rounding.
+        return [_block(address, size, piece.get("requested", size), "active_pending_free")]
+    return [_block(address, size, 0, "inactive")]
 
 
 def _segment(device: int, pool: Tuple[int, int], blocks: List[Dict[str, Any]], kind: str, stream: int) -> Dict[str, Any]:
@@ -88,8 +91,10 @@ def _of_arenas(
 
 
 def _overlaps(piece: Dict[str, Any], ranges: List[Tuple[int, int]]) -> bool:
+    """Whether it meets one of the ranges, which are in the order of addresses and apart from each other."""
     start, end = piece["address"], piece["address"] + piece["size"]
-    return any(start < other_end and other_start < end for other_start, other_end in ranges)
+    before_its_end = bisect_left(ranges, (end,))
+    return before_its_end > 0 and ranges[before_its_end - 1][1] > start
 
 
 def _of_blocks(device: int, blocks: List[Dict[str, Any]]) -> Iterator[Dict[str, Any]]:
@@ -108,7 +113,7 @@ def of(snapshot: Dict[str, Any], device: int, wanted: Tuple[int, int] = _NO_POOL
         private = {tuple(pool["pool"]): pool["arenas"] for pool in snapshot["private_pools"]}
         runs = [run for arenas in private.values() for arena in arenas for run in arena["runs"]]
         # What a private pool has is a block of the device's own, too.
-        elsewhere = [(run["address"], run["address"] + run["size"]) for run in runs]
+        elsewhere = sorted((run["address"], run["address"] + run["size"]) for run in runs)
         named = [(_NO_POOL, snapshot["arenas"], elsewhere), *((name, arenas, []) for name, arenas in private.items())]
         segments = (
             segment

@@ -5,7 +5,7 @@ import ctypes
 import importlib.abc
 import importlib.util
 import sys
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from . import _library, _segments
 from ._library import Error, Unavailable
@@ -198,10 +198,12 @@ def _torch_snapshot(pool: Any = None) -> Dict[str, Any]:
     """Our memory, or that of one private pool, in the form of PyTorch's own snapshot, for its memory viewer."""
     # PyTorch 2.11 says as a third number whether it wants traces, of which there are none.
     wanted = tuple(pool or (0, 0))[:2]
-    segments = []
-    for device in filter(_library.is_open, range(_library.device_count())):
+    devices, segments = range(_library.device_count()), []
+    for device in filter(_library.is_open, devices):
         segments += _segments.of(_library.snapshot(device), device, wanted)
-    return {"segments": segments, "device_traces": [], "allocator_settings": {}, "external_annotations": []}
+    # The viewer takes the devices from here, and fails without one's trace though it is empty.
+    traces: List[List[Any]] = [[] for _ in devices]
+    return {"segments": segments, "device_traces": traces, "allocator_settings": {}, "external_annotations": []}
 
 
 def _answer_for(module: Any) -> None:

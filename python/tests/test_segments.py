@@ -103,7 +103,7 @@ class Segments(unittest.TestCase):
             (5120, 512, 500, pending),
             (5632, 512, 0, inactive),
             (6144, 512, 0, inactive),
-            (6656, 512, 0, pending),
+            (6656, 512, 512, pending),
             (7168, 512, 3, allocated),
             (7680, 3 * 512, 0, inactive),
             (9216, 512, 512, pending),
@@ -126,6 +126,17 @@ class Segments(unittest.TestCase):
         self.assertEqual(found, [(4096, 4096, (0, 0)), (8192, 2048, (0, 77)), (12288, 4096, (0, 0))])
         self.assertEqual([s["address"] for s in _segments.of(ours, 0, (0, 77))], [8192])
         self.assertEqual(_segments.of(ours, 0, (0, 78)), [])
+
+    def test_of_many_private_pools_each_block_is_found(self):
+        block = lambda place: piece("block", place << 12, 4096, requested=4096, stream=0)
+        # Each third block is a pool's, told from the last to the first.
+        private = [([0, place], [[block(place)]]) for place in range(3, 60, 3)]
+        ours = snapshot([[block(place) for place in range(1, 60)]], private=private[::-1])
+        segments = _segments.of(ours, 0)
+        self.check(segments)
+        found = {s["address"] >> 12: (s["total_size"] >> 12, s["segment_pool_id"]) for s in segments}
+        own = {place: (2, (0, 0)) for place in range(1, 60, 3)}
+        self.assertEqual(found, {**own, **{place: (1, (0, place)) for place in range(3, 60, 3)}})
 
     def test_of_another_allocator_the_blocks_are_shown(self):
         block = {"address": 4096, "size": 100, "stream": 3, "pool": [0, 0]}

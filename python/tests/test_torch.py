@@ -143,7 +143,9 @@ class Device(Isolated):
         self.assertEqual(nested["requested_bytes"]["all"]["peak"], nested["allocated_bytes"]["all"]["peak"])
         self.assertGreaterEqual(nested["reserved_bytes"]["all"]["current"], 3 << 20)
         self.assertEqual(nested["allocation"]["all"]["current"], 1)
-        segments = _torch._torch_snapshot()["segments"]
+        snapshot = _torch._torch_snapshot()
+        segments, traces = snapshot["segments"], snapshot["device_traces"]
+        self.assertEqual(traces, [[]] * device_memory.device_count(), "the viewer has no other list of devices")
         held = [block for part in segments for block in part["blocks"] if block["state"] == "active_allocated"]
         self.assertEqual([(block["address"], block["requested_size"]) for block in held], [(pointer, 3 << 20)])
         reserved = nested["reserved_bytes"]["all"]["current"]
