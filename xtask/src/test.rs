@@ -142,7 +142,8 @@ fn clippy(workspace: &Workspace, quick: bool) -> Vec<Step> {
     steps
 }
 
-/// The whole workspace with every feature, then what a package's features could hide: its tests with the default.
+/// The whole workspace with every feature, then what a package's features could hide: its tests with the default, and without
+/// what that turns on.
 fn unit_tests(workspace: &Workspace, quick: bool) -> Vec<Step> {
     let targets = ["--lib", "--bins", "--tests", "--examples"];
     let mut whole = cargo_with(workspace, &["test", "--workspace", "--no-fail-fast"]);
@@ -151,9 +152,13 @@ fn unit_tests(workspace: &Workspace, quick: bool) -> Vec<Step> {
     let has_choice =
         |package: &&Package| package.features.keys().any(|feature| feature != "default") && package.name != "benches";
     for package in workspace.packages().iter().filter(has_choice).filter(|_| !quick) {
-        let mut one = cargo_with(workspace, &["test", "--package", &package.name, "--no-fail-fast"]);
-        one.args(targets);
-        steps.push(Step { name: format!("tests {}: default features", package.name), action: Action::Tests(one) });
+        let turns_on = package.features.get("default").is_some_and(|features| !features.is_empty());
+        let sets: &[(&str, &[&str])] = &[("default features", &[]), ("no features", &["--no-default-features"])];
+        for (label, arguments) in &sets[..if turns_on { 2 } else { 1 }] {
+            let mut one = cargo_with(workspace, &["test", "--package", &package.name, "--no-fail-fast"]);
+            one.args(targets).args(*arguments);
+            steps.push(Step { name: format!("tests {}: {label}", package.name), action: Action::Tests(one) });
+        }
     }
     steps
 }
@@ -218,6 +223,8 @@ mod tests {
             assert!(names.iter().any(|name| name == step), "{step} is not in {names:?}");
         }
         assert!(names.contains(&"clippy alloc-core: tracking".to_owned()));
+        assert!(names.contains(&"tests alloc-trace: no features".to_owned()));
+        assert!(!names.contains(&"tests alloc-core: no features".to_owned()), "that is the default");
         assert!(names.contains(&"loom alloc-pool".to_owned()));
         Ok(())
     }

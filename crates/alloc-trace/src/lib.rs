@@ -1,7 +1,8 @@
 //! Allocation traces of real programs: load, check, profile, save and replay them.
 //!
 //! The format is the log of [RMM](https://github.com/rapidsai/rmm)'s logging adaptor, plain or compressed with gzip
-//! or zstd: one row per allocation or release, `Thread,Time,Action,Pointer,Size,Stream`.
+//! or zstd (feature `compression`, on by default): one row per allocation or release,
+//! `Thread,Time,Action,Pointer,Size,Stream`.
 //!
 //! - [`Reader`] streams the rows of a file, [`Writer`] writes them.
 //! - [`Trace`] is a whole recording with its blocks matched up; [`Policy`] says what happens to rows that don't match.

@@ -56,7 +56,8 @@ impl<'a> Reader<'a> {
     /// Reads from anything, buffered here.
     ///
     /// # Errors
-    /// [`TraceError::Read`] if the first bytes can't be read.
+    /// [`TraceError::Read`] if the first bytes can't be read, or say that what follows is compressed in a way that this build does not
+    /// [support](crate::Compression::is_supported).
     pub fn new(input: impl Read + Send + 'a) -> Result<Self, TraceError> {
         let input = decode(input).map_err(|source| TraceError::Read { line: 1, source })?;
         Ok(Self { input, path: None, columns: None, line: 0, buffer: Vec::new(), ended: false })

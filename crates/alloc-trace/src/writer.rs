@@ -31,11 +31,14 @@ impl Writer<File> {
     /// Makes a file, or overwrites it, compressed as its name asks (`.gz`, `.zst`).
     ///
     /// # Errors
-    /// [`TraceError::File`] around [`TraceError::Open`] or [`TraceError::Write`].
+    /// [`TraceError::File`] around [`TraceError::Open`] or [`TraceError::Write`]; nothing is overwritten by a build that does not
+    /// [support](Compression::is_supported) what the name asks.
     pub fn create(path: impl AsRef<Path>) -> Result<Self, TraceError> {
         let path = path.as_ref();
-        let file = File::create(path).map_err(|error| TraceError::Open(error).in_file(path))?;
-        Self::new(file, Compression::of_name(path)).map_err(|error| error.in_file(path))
+        let compression = Compression::of_name(path);
+        let file = compression.check().and_then(|()| File::create(path));
+        let file = file.map_err(|error| TraceError::Open(error).in_file(path))?;
+        Self::new(file, compression).map_err(|error| error.in_file(path))
     }
 }
 
@@ -43,7 +46,7 @@ impl<W: Write> Writer<W> {
     /// Writes to anything, buffered here, header first.
     ///
     /// # Errors
-    /// [`TraceError::Write`].
+    /// [`TraceError::Write`], also for a compression that this build does not [support](Compression::is_supported).
     pub fn new(output: W, compression: Compression) -> Result<Self, TraceError> {
         let mut output = BufWriter::new(Encoder::new(output, compression).map_err(TraceError::Write)?);
         writeln!(output, "Thread,Time,Action,Pointer,Size,Stream").map_err(TraceError::Write)?;

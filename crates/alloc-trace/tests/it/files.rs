@@ -7,14 +7,24 @@ use alloc_trace::{Compression, Policy, Reader, RowProblem, Trace, TraceError, Wr
 
 use crate::support::{HEADER, random_rows, trace};
 
+/// What this build reads and writes.
+fn supported() -> Vec<Compression> {
+    let all = [Compression::None, Compression::Gzip, Compression::Zstd];
+    all.into_iter().filter(|compression| compression.is_supported()).collect()
+}
+
 #[test]
 fn a_trace_survives_a_round_trip_in_every_compression() {
     let folder = tempfile::tempdir().unwrap();
     let rows = random_rows(1, 3000, 3, 4);
     let original = trace(&rows);
-    for (name, compression) in
-        [("t.csv", Compression::None), ("t.csv.gz", Compression::Gzip), ("t.csv.zst", Compression::Zstd)]
-    {
+    assert_eq!(supported().len(), if cfg!(feature = "compression") { 3 } else { 1 });
+    for compression in supported() {
+        let name = match compression {
+            Compression::Gzip => "t.csv.gz",
+            Compression::Zstd => "t.csv.zst",
+            _ => "t.csv",
+        };
         let path = folder.path().join(name);
         original.save(&path).unwrap();
         assert_eq!(Compression::of_bytes(&fs::read(&path).unwrap()), compression);
@@ -26,6 +36,7 @@ fn a_trace_survives_a_round_trip_in_every_compression() {
     }
 }
 
+#[cfg(feature = "compression")]
 #[test]
 fn compression_is_known_by_content_and_not_by_name() {
     let folder = tempfile::tempdir().unwrap();
@@ -37,7 +48,7 @@ fn compression_is_known_by_content_and_not_by_name() {
 
 #[test]
 fn concatenated_members_and_frames_are_one_log() {
-    for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
+    for compression in supported() {
         let mut both = Vec::new();
         for row in &random_rows(3, 2, 1, 1)[..1] {
             for _ in 0..2 {
@@ -54,7 +65,7 @@ fn concatenated_members_and_frames_are_one_log() {
 #[test]
 fn a_compressed_stream_that_was_cut_off_is_an_error_wherever_it_was_cut() {
     let rows = random_rows(4, 5000, 1, 1);
-    for compression in [Compression::Gzip, Compression::Zstd] {
+    for compression in supported().into_iter().skip(1) {
         let mut writer = Writer::new(Vec::new(), compression).unwrap();
         rows.iter().for_each(|row| writer.write(row).unwrap());
         let whole = writer.finish().unwrap();
@@ -74,7 +85,7 @@ fn a_compressed_stream_that_was_cut_off_is_an_error_wherever_it_was_cut() {
 
 #[test]
 fn a_compressed_stream_with_a_wrong_byte_is_an_error() {
-    for compression in [Compression::Gzip, Compression::Zstd] {
+    for compression in supported().into_iter().skip(1) {
         let mut writer = Writer::new(Vec::new(), compression).unwrap();
         random_rows(5, 5000, 1, 1).iter().for_each(|row| writer.write(row).unwrap());
         let mut damaged = writer.finish().unwrap();
