@@ -2,9 +2,7 @@
 
 use std::cell::Cell;
 
-use alloc_core::{
-    AllocError, Block, Device, DeviceAllocator, Layout, ReleaseError, Statistics, Stream, StreamSet, Transfer,
-};
+use alloc_core::{AllocError, Block, DeviceAllocator, Layout, ReleaseError, Stream, StreamSet, forward_allocator};
 use alloc_trace::{Policy, Replay, Trace};
 use benches::allocators::{Heap, host_pool};
 use benches::traces::folder;
@@ -28,10 +26,6 @@ fn counted<T>(call: impl FnOnce() -> T) -> T {
 
 // SAFETY: all is answered by the allocator within.
 unsafe impl<A: DeviceAllocator> DeviceAllocator for CountHeapCalls<A> {
-    fn device(&self) -> Device {
-        self.0.device()
-    }
-
     fn allocate(&self, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
         counted(|| self.0.allocate(layout, stream))
     }
@@ -41,17 +35,7 @@ unsafe impl<A: DeviceAllocator> DeviceAllocator for CountHeapCalls<A> {
         counted(|| unsafe { self.0.release(block, stream, uses) })
     }
 
-    fn statistics(&self) -> Statistics {
-        self.0.statistics()
-    }
-
-    fn trim(&self, keep: u64) -> u64 {
-        self.0.trim(keep)
-    }
-
-    fn transfer(&self) -> &dyn Transfer {
-        self.0.transfer()
-    }
+    forward_allocator!(self => self.0; device, statistics, trim, transfer, retire_stream);
 }
 
 /// Heap calls and provider calls of each pass.

@@ -3,8 +3,8 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use alloc_core::{
-    AllocError, Block, Device, DeviceAllocator, DeviceKind, Layout, LayoutError, ReleaseError, Statistics, Stream,
-    StreamSet, Transfer,
+    AllocError, Block, Device, DeviceAllocator, DeviceKind, Layout, LayoutError, ReleaseError, Stream, StreamSet,
+    forward_allocator,
 };
 use rustc_hash::FxHashMap;
 
@@ -321,19 +321,5 @@ unsafe impl DeviceAllocator for Heap {
         unsafe { self.allocator().release(block, stream, &all) }
     }
 
-    fn statistics(&self) -> Statistics {
-        self.allocator().statistics()
-    }
-
-    fn trim(&self, keep: u64) -> u64 {
-        self.allocator().trim(keep)
-    }
-
-    fn transfer(&self) -> &dyn Transfer {
-        self.allocator().transfer()
-    }
-
-    fn retire_stream(&self, stream: Stream) {
-        self.allocator().retire_stream(stream);
-    }
+    forward_allocator!(self => self.allocator(); statistics, trim, transfer, retire_stream);
 }

@@ -4,7 +4,9 @@ use std::fmt::Debug;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use crate::{AllocError, Block, Device, Layout, ReleaseError, Statistics, Stream, StreamSet, Transfer};
+use crate::{
+    AllocError, Block, Device, Layout, ReleaseError, Statistics, Stream, StreamSet, Transfer, forward_allocator,
+};
 
 /// Hands out device memory in stream order.
 ///
@@ -134,37 +136,16 @@ impl<A: DeviceAllocator + 'static> From<Arc<A>> for AllocatorHandle {
     }
 }
 
-macro_rules! forward_allocator {
+macro_rules! forward_from_pointer {
     ($([$($generics:tt)*] $pointer:ty),+ $(,)?) => {$(
         // SAFETY: all is answered by the allocator behind the pointer, which keeps the promises.
         unsafe impl<$($generics)*> DeviceAllocator for $pointer {
-            fn device(&self) -> Device {
-                (**self).device()
-            }
-            fn allocate(&self, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
-                (**self).allocate(layout, stream)
-            }
-            unsafe fn release(&self, block: Block, stream: Stream, uses: &StreamSet) -> Result<(), ReleaseError> {
-                // SAFETY: the caller's promises are those that the inner allocator asks for.
-                unsafe { (**self).release(block, stream, uses) }
-            }
-            fn statistics(&self) -> Statistics {
-                (**self).statistics()
-            }
-            fn trim(&self, keep: u64) -> u64 {
-                (**self).trim(keep)
-            }
-            fn transfer(&self) -> &dyn Transfer {
-                (**self).transfer()
-            }
-            fn retire_stream(&self, stream: Stream) {
-                (**self).retire_stream(stream);
-            }
+            forward_allocator!(self => **self);
         }
     )+};
 }
 
-forward_allocator!(
+forward_from_pointer!(
     [A: DeviceAllocator + ?Sized] &A,
     [A: DeviceAllocator + ?Sized] Box<A>,
     [A: DeviceAllocator + ?Sized] Arc<A>,

@@ -14,6 +14,7 @@ pub mod conformance;
 mod device;
 mod error;
 mod event;
+mod forward;
 mod layout;
 pub mod pressure;
 mod provider;

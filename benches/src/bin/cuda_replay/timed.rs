@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use alloc_core::{
-    Address, AddressRange, Addressing, Device, DeviceMemory, MemoryProvider, ProviderError, Stream, Transfer,
-};
+use alloc_core::{Address, AddressRange, DeviceMemory, MemoryProvider, ProviderError, Stream, forward_provider};
 use alloc_cuda::{DeviceProvider, Event, Physical};
 
 /// A provider that takes the time of every call to the driver.
@@ -36,15 +34,6 @@ unsafe impl MemoryProvider for Timed {
     type Physical = Physical;
     type Event = Event;
 
-    fn device(&self) -> Device {
-        self.inner.device()
-    }
-    fn addressing(&self) -> Addressing {
-        self.inner.addressing()
-    }
-    fn granularity(&self) -> u64 {
-        self.inner.granularity()
-    }
     fn memory(&self) -> Result<DeviceMemory, ProviderError> {
         self.time(DeviceProvider::memory)
     }
@@ -70,12 +59,6 @@ unsafe impl MemoryProvider for Timed {
         // SAFETY: the caller's promise is the one asked for.
         self.time(|inner| unsafe { inner.unmap(at, bytes) })
     }
-    fn segment_address(&self, physical: &Physical) -> Address {
-        self.inner.segment_address(physical)
-    }
-    fn is_idle_dear(&self) -> bool {
-        self.inner.is_idle_dear()
-    }
     fn record(&self, stream: Stream) -> Result<Option<Event>, ProviderError> {
         self.time(|inner| inner.record(stream))
     }
@@ -97,7 +80,6 @@ unsafe impl MemoryProvider for Timed {
     fn is_capturing(&self, stream: Stream) -> Result<bool, ProviderError> {
         self.time(|inner| inner.is_capturing(stream))
     }
-    fn transfer(&self) -> &dyn Transfer {
-        self.inner.transfer()
-    }
+
+    forward_provider!(self => self.inner; device, addressing, granularity, segment_address, is_idle_dear, transfer);
 }

@@ -8,9 +8,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
-use alloc_core::{
-    AllocError, Block, Device, DeviceAllocator, Layout, ReleaseError, Statistics, Stream, StreamSet, Transfer,
-};
+use alloc_core::{AllocError, Block, DeviceAllocator, Layout, ReleaseError, Stream, StreamSet, forward_allocator};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 /// Calls that are kept of each stack: the nearest, among them a dozen of this library's own.
@@ -104,10 +102,6 @@ fn stack() -> Vec<usize> {
 
 // SAFETY: all is answered by the allocator within, to which each block goes back as it came.
 unsafe impl DeviceAllocator for Traced {
-    fn device(&self) -> Device {
-        self.inner.device()
-    }
-
     fn allocate(&self, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
         let block = self.inner.allocate(layout, stream)?;
         let stack = stack();
@@ -122,21 +116,7 @@ unsafe impl DeviceAllocator for Traced {
         unsafe { self.inner.release(block, stream, uses) }
     }
 
-    fn statistics(&self) -> Statistics {
-        self.inner.statistics()
-    }
-
-    fn trim(&self, keep: u64) -> u64 {
-        self.inner.trim(keep)
-    }
-
-    fn transfer(&self) -> &dyn Transfer {
-        self.inner.transfer()
-    }
-
-    fn retire_stream(&self, stream: Stream) {
-        self.inner.retire_stream(stream);
-    }
+    forward_allocator!(self => self.inner; device, statistics, trim, transfer, retire_stream);
 }
 
 /// The calls at some addresses, in words: of one address several, where functions were inlined, the nearest first.
@@ -165,7 +145,7 @@ fn in_words(symbol: &backtrace::Symbol) -> String {
 
 #[cfg(test)]
 mod tests {
-    use alloc_core::SimulatedAllocator;
+    use alloc_core::{Device, SimulatedAllocator};
 
     use super::*;
 

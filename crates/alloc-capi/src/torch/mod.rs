@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use alloc_core::{
-    AllocError, AllocatorHandle, Block, Device, DeviceAllocator, Layout, ReleaseError, Snapshot, Statistics, Stream,
-    StreamSet, Transfer,
+    AllocError, AllocatorHandle, Block, Device, DeviceAllocator, Layout, Snapshot, Stream, StreamSet, forward_allocator,
 };
 use alloc_cuda::PrivatePool;
 
@@ -53,26 +52,7 @@ unsafe impl DeviceAllocator for Source {
         Ok(block)
     }
 
-    unsafe fn release(&self, block: Block, stream: Stream, uses: &StreamSet) -> Result<(), ReleaseError> {
-        // SAFETY: the caller's promise is the one asked for.
-        unsafe { self.0.allocator().release(block, stream, uses) }
-    }
-
-    fn statistics(&self) -> Statistics {
-        self.0.allocator().statistics()
-    }
-
-    fn trim(&self, keep: u64) -> u64 {
-        self.0.allocator().trim(keep)
-    }
-
-    fn transfer(&self) -> &dyn Transfer {
-        self.0.allocator().transfer()
-    }
-
-    fn retire_stream(&self, stream: Stream) {
-        self.0.allocator().retire_stream(stream);
-    }
+    forward_allocator!(self => self.0.allocator(); release, statistics, trim, transfer, retire_stream);
 }
 
 #[derive(Debug)]

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use alloc_core::{
-    AllocError, Block, Device, DeviceAllocator, Layout, ReleaseError, Statistics, Stream, StreamSet, Transfer, registry,
-};
+use alloc_core::{Block, Device, DeviceAllocator, ReleaseError, Stream, StreamSet, forward_allocator, registry};
 use alloc_cuda::{DeviceOptions, DevicePool};
 use alloc_pool::PoolConfig;
 use device_memory::ffi::torch::{devmem_torch_release_pool, devmem_torch_reset};
@@ -25,12 +23,6 @@ struct Slow(Arc<DevicePool>);
 
 // SAFETY: all is answered by the pool within.
 unsafe impl DeviceAllocator for Slow {
-    fn device(&self) -> Device {
-        self.0.device()
-    }
-    fn allocate(&self, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
-        self.0.allocate(layout, stream)
-    }
     unsafe fn release(&self, block: Block, stream: Stream, uses: &StreamSet) -> Result<(), ReleaseError> {
         SWEEPING.store(true, Ordering::Release);
         std::thread::sleep(Duration::from_millis(100));
@@ -38,15 +30,8 @@ unsafe impl DeviceAllocator for Slow {
         // SAFETY: the caller's promise is the one asked for.
         unsafe { self.0.release(block, stream, uses) }
     }
-    fn statistics(&self) -> Statistics {
-        self.0.statistics()
-    }
-    fn trim(&self, keep: u64) -> u64 {
-        self.0.trim(keep)
-    }
-    fn transfer(&self) -> &dyn Transfer {
-        self.0.transfer()
-    }
+
+    forward_allocator!(self => self.0; device, allocate, statistics, trim, transfer, retire_stream);
 }
 
 #[test]

@@ -2,8 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::adaptor::forward_to_inner;
-use crate::{AllocError, Block, DeviceAllocator, Layout, OutOfMemory, ProviderError, Stream};
+use crate::{AllocError, Block, DeviceAllocator, Layout, OutOfMemory, ProviderError, Stream, forward_allocator};
 
 /// Which allocations are to fail, and how. Rules add up: an allocation fails if any of them says so.
 #[derive(Clone, Debug, Default)]
@@ -190,7 +189,7 @@ unsafe impl<A: DeviceAllocator> DeviceAllocator for FaultInjection<A> {
         }
     }
 
-    forward_to_inner!(device, release, statistics, trim, transfer, retire_stream);
+    forward_allocator!(self => self.inner; device, release, statistics, trim, transfer, retire_stream);
 }
 
 #[cfg(test)]

@@ -2,8 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::adaptor::forward_to_inner;
-use crate::{AllocError, Block, DeviceAllocator, Layout, ReleaseError, Stream, StreamSet};
+use crate::{AllocError, Block, DeviceAllocator, Layout, ReleaseError, Stream, StreamSet, forward_allocator};
 
 /// Refuses what would bring the bytes in use above a limit.
 ///
@@ -132,7 +131,7 @@ unsafe impl<A: DeviceAllocator> DeviceAllocator for Limited<A> {
         Ok(())
     }
 
-    forward_to_inner!(device, statistics, trim, transfer, retire_stream);
+    forward_allocator!(self => self.inner; device, statistics, trim, transfer, retire_stream);
 }
 
 #[cfg(test)]

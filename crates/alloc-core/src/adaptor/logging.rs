@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use thiserror::Error;
 
-use crate::adaptor::{ThreadTag, forward_to_inner};
-use crate::{AllocError, Block, DeviceAllocator, Layout, ReleaseError, Stream, StreamSet};
+use crate::adaptor::ThreadTag;
+use crate::{AllocError, Block, DeviceAllocator, Layout, ReleaseError, Stream, StreamSet, forward_allocator};
 
 /// Writes a row of RMM's CSV log (`Thread,Time,Action,Pointer,Size,Stream`) for every call, for replay and analysis.
 ///
@@ -117,7 +117,7 @@ unsafe impl<A: DeviceAllocator, W: Write + Send> DeviceAllocator for Logging<A, 
         unsafe { self.inner.release(block, stream, uses) }
     }
 
-    forward_to_inner!(device, statistics, trim, transfer, retire_stream);
+    forward_allocator!(self => self.inner; device, statistics, trim, transfer, retire_stream);
 }
 
 impl<A: fmt::Debug, W: Write + Send> fmt::Debug for Logging<A, W> {

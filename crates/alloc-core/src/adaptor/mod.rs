@@ -11,6 +11,7 @@
 //!
 //! They nest. The order matters as it reads: a limit outside of a log refuses before a row is written, a log outside
 //! of a limit has a row for the refusal. Release a block to the adaptor that handed it out, not to what is inside.
+//! One of your own writes what it adds, and leaves the rest to [`forward_allocator!`](crate::forward_allocator).
 //!
 //! ```
 //! use alloc_core::adaptor::{Limited, RetryOnFailure};
@@ -46,50 +47,6 @@ pub use tracking::{Leak, LeakReport, LeakSite, ReportAtEnd, Tracking};
 
 #[cfg(doc)]
 use crate::DeviceAllocator;
-
-/// The methods of `DeviceAllocator` that an adaptor hands through as they are.
-macro_rules! forward_to_inner {
-    ($($method:ident),+) => {
-        $($crate::adaptor::forward_to_inner!(@ $method);)+
-    };
-    (@ device) => {
-        fn device(&self) -> $crate::Device {
-            self.inner.device()
-        }
-    };
-    (@ statistics) => {
-        fn statistics(&self) -> $crate::Statistics {
-            self.inner.statistics()
-        }
-    };
-    (@ trim) => {
-        fn trim(&self, keep: u64) -> u64 {
-            self.inner.trim(keep)
-        }
-    };
-    (@ transfer) => {
-        fn transfer(&self) -> &dyn $crate::Transfer {
-            self.inner.transfer()
-        }
-    };
-    (@ retire_stream) => {
-        fn retire_stream(&self, stream: $crate::Stream) {
-            self.inner.retire_stream(stream);
-        }
-    };
-    (@ release) => {
-        unsafe fn release(
-            &self,
-            block: $crate::Block,
-            stream: $crate::Stream,
-            uses: &$crate::StreamSet,
-        ) -> Result<(), $crate::ReleaseError> {
-            // SAFETY: the caller's promises are those that the inner allocator asks for.
-            unsafe { self.inner.release(block, stream, uses) }
-        }
-    };
-}
-use forward_to_inner;
 
 #[cfg(test)]
 mod tests;

@@ -3,9 +3,8 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::adaptor::forward_to_inner;
 use crate::reentrancy::{Entered, next_id};
-use crate::{AllocError, Block, DeviceAllocator, Layout, Stream};
+use crate::{AllocError, Block, DeviceAllocator, Layout, Stream, forward_allocator};
 
 /// Is asked to free memory when there is none left. Implemented by closures `Fn(&AllocError, u64) -> bool`.
 pub trait OnFailure: Send + Sync {
@@ -134,7 +133,7 @@ unsafe impl<A: DeviceAllocator, F: OnFailure> DeviceAllocator for RetryOnFailure
         }
     }
 
-    forward_to_inner!(device, release, statistics, trim, transfer, retire_stream);
+    forward_allocator!(self => self.inner; device, release, statistics, trim, transfer, retire_stream);
 }
 
 impl<A: fmt::Debug, F> fmt::Debug for RetryOnFailure<A, F> {

@@ -2,7 +2,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::{Block, Layout, LayoutError, ReleaseError, SimulatedAllocator, Statistics, Stream, StreamSet, Transfer};
+use crate::{Layout, LayoutError, SimulatedAllocator, Stream, forward_allocator};
 
 const THREADS: usize = 16;
 const OWN_KIND: DeviceKind = DeviceKind::new(500, false);
@@ -23,22 +23,8 @@ unsafe impl DeviceAllocator for Posing {
     fn device(&self) -> Device {
         self.device
     }
-    fn allocate(&self, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
-        self.inner.allocate(layout, stream)
-    }
-    unsafe fn release(&self, block: Block, stream: Stream, uses: &StreamSet) -> Result<(), ReleaseError> {
-        // SAFETY: the caller's promises are those that the inner allocator asks for.
-        unsafe { self.inner.release(block, stream, uses) }
-    }
-    fn statistics(&self) -> Statistics {
-        self.inner.statistics()
-    }
-    fn trim(&self, keep: u64) -> u64 {
-        self.inner.trim(keep)
-    }
-    fn transfer(&self) -> &dyn Transfer {
-        self.inner.transfer()
-    }
+
+    forward_allocator!(self => self.inner; allocate, release, statistics, trim, transfer, retire_stream);
 }
 
 fn address(allocator: &'static dyn DeviceAllocator) -> usize {

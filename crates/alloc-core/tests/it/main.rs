@@ -4,5 +4,6 @@
 
 #[cfg(feature = "conformance")]
 mod conformance;
+mod forwarding;
 #[cfg(feature = "tracking")]
 mod tracking;

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use alloc_core::{
-    AllocError, Block, Device, DeviceAllocator, Layout, Place, ProviderError, ProviderErrorKind, ReleaseError,
-    SimulatedAllocator, Statistics, Stream, StreamSet, Transfer, TransferError,
+    Device, DeviceAllocator, Place, ProviderError, ProviderErrorKind, SimulatedAllocator, Stream, Transfer,
+    TransferError, forward_allocator,
 };
 use alloc_cpu::{HostAlloc, NotHostAccessible, SystemAllocator};
 use allocator_api2::alloc::Allocator;
@@ -141,22 +141,8 @@ struct Waiting {
 
 // SAFETY: blocks are those of the system's allocator.
 unsafe impl DeviceAllocator for Waiting {
-    fn device(&self) -> Device {
-        self.heap.device()
-    }
-    fn allocate(&self, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
-        self.heap.allocate(layout, stream)
-    }
-    unsafe fn release(&self, block: Block, stream: Stream, uses: &StreamSet) -> Result<(), ReleaseError> {
-        // SAFETY: the caller's promises are those that the inner allocator asks for.
-        unsafe { self.heap.release(block, stream, uses) }
-    }
-    fn statistics(&self) -> Statistics {
-        self.heap.statistics()
-    }
-    fn trim(&self, keep: u64) -> u64 {
-        self.heap.trim(keep)
-    }
+    forward_allocator!(self => self.heap; device, allocate, release, statistics, trim, retire_stream);
+
     fn transfer(&self) -> &dyn Transfer {
         self
     }

@@ -5,8 +5,7 @@
 use std::sync::{Arc, Mutex};
 
 use alloc_core::{
-    AllocError, Block, Device, DeviceAllocator, Layout, Place, ReleaseError, SimulatedAllocator, Statistics, Stream,
-    StreamSet, Transfer, TransferError,
+    Device, DeviceAllocator, Place, SimulatedAllocator, Stream, Transfer, TransferError, forward_allocator,
 };
 use alloc_cpu::{HostPool, SystemAllocator};
 use buffer::Buffer;
@@ -159,19 +158,8 @@ unsafe impl DeviceAllocator for Pinned {
     fn device(&self) -> Device {
         PINNED
     }
-    fn allocate(&self, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
-        self.memory.allocate(layout, stream)
-    }
-    unsafe fn release(&self, block: Block, stream: Stream, uses: &StreamSet) -> Result<(), ReleaseError> {
-        // SAFETY: the caller's promises are those that the inner allocator asks for.
-        unsafe { self.memory.release(block, stream, uses) }
-    }
-    fn statistics(&self) -> Statistics {
-        self.memory.statistics()
-    }
-    fn trim(&self, keep: u64) -> u64 {
-        self.memory.trim(keep)
-    }
+    forward_allocator!(self => self.memory; allocate, release, statistics, trim, retire_stream);
+
     fn transfer(&self) -> &dyn Transfer {
         self
     }

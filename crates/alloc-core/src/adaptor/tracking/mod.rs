@@ -14,10 +14,10 @@ use std::time::Instant;
 
 use dashmap::DashMap;
 
-use crate::adaptor::{ThreadTag, forward_to_inner};
+use crate::adaptor::ThreadTag;
 use crate::{
     AllocError, AllocatorEvent, Block, BlockId, Device, DeviceAllocator, EventHook, Layout, ReleaseError, Statistics,
-    Stream, StreamSet,
+    Stream, StreamSet, forward_allocator,
 };
 
 /// Keeps a record of every living block: size, age, thread, stream, sequence number and, if asked for, the backtrace
@@ -293,7 +293,7 @@ unsafe impl<A: DeviceAllocator> DeviceAllocator for Tracking<A> {
         statistics
     }
 
-    forward_to_inner!(device, trim, transfer, retire_stream);
+    forward_allocator!(self => self.inner; device, trim, transfer, retire_stream);
 }
 
 #[cfg(test)]

@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 
-use alloc_core::{
-    AllocError, Block, Device, DeviceAllocator, Layout, ReleaseError, Statistics, Stream, StreamSet, Transfer,
-};
+use alloc_core::{Block, DeviceAllocator, Layout, Stream, StreamSet, forward_allocator};
 
 /// Whether the tests are to run on a real GPU.
 pub fn on_gpu() -> bool {
@@ -385,28 +383,7 @@ impl<A> Guarded<A> {
 
 // SAFETY: all is answered by the allocator within.
 unsafe impl<A: DeviceAllocator> DeviceAllocator for Guarded<A> {
-    fn device(&self) -> Device {
-        self.inner.device()
-    }
-    fn allocate(&self, layout: Layout, stream: Stream) -> Result<Block, AllocError> {
-        self.inner.allocate(layout, stream)
-    }
-    unsafe fn release(&self, block: Block, stream: Stream, uses: &StreamSet) -> Result<(), ReleaseError> {
-        // SAFETY: the caller's promise is the one asked for.
-        unsafe { self.inner.release(block, stream, uses) }
-    }
-    fn statistics(&self) -> Statistics {
-        self.inner.statistics()
-    }
-    fn trim(&self, keep: u64) -> u64 {
-        self.inner.trim(keep)
-    }
-    fn transfer(&self) -> &dyn Transfer {
-        self.inner.transfer()
-    }
-    fn retire_stream(&self, stream: Stream) {
-        self.inner.retire_stream(stream);
-    }
+    forward_allocator!(self => self.inner);
 }
 
 /// Runs `f` with a block and gives the block back.

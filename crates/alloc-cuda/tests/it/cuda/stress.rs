@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use alloc_core::{
-    Address, AddressRange, Addressing, Device, DeviceAllocator, DeviceMemory, MemoryProvider, ProviderError, Stream,
-    StreamSet, Transfer,
+    Address, Addressing, DeviceAllocator, MemoryProvider, ProviderError, Stream, StreamSet, forward_provider,
 };
 use alloc_cuda::{CudaStream, DeviceOptions, DeviceProvider, Event, Physical};
 use alloc_pool::{Pool, PoolConfig};
@@ -49,36 +48,6 @@ unsafe impl MemoryProvider for Changed {
     type Physical = Physical;
     type Event = Event;
 
-    fn device(&self) -> Device {
-        self.inner.device()
-    }
-    fn addressing(&self) -> Addressing {
-        self.inner.addressing()
-    }
-    fn granularity(&self) -> u64 {
-        self.inner.granularity()
-    }
-    fn memory(&self) -> Result<DeviceMemory, ProviderError> {
-        self.inner.memory()
-    }
-    fn reserve(&self, bytes: u64) -> Result<AddressRange, ProviderError> {
-        self.inner.reserve(bytes)
-    }
-    unsafe fn unreserve(&self, range: AddressRange) -> Result<(), ProviderError> {
-        // SAFETY: the caller's promise is the one asked for.
-        unsafe { self.inner.unreserve(range) }
-    }
-    fn create(&self, bytes: u64) -> Result<Physical, ProviderError> {
-        self.inner.create(bytes)
-    }
-    unsafe fn release(&self, physical: Physical, bytes: u64) -> Result<(), ProviderError> {
-        // SAFETY: the caller's promise is the one asked for.
-        unsafe { self.inner.release(physical, bytes) }
-    }
-    unsafe fn map(&self, at: Address, physical: &Physical, bytes: u64) -> Result<(), ProviderError> {
-        // SAFETY: the caller's promise is the one asked for.
-        unsafe { self.inner.map(at, physical, bytes) }
-    }
     unsafe fn unmap(&self, at: Address, bytes: u64) -> Result<(), ProviderError> {
         // A mapping must not go under work in flight, or the context breaks instead of showing a wrong word.
         unsafe {
@@ -89,9 +58,6 @@ unsafe impl MemoryProvider for Changed {
             // SAFETY: the caller's promise is the one asked for.
             self.inner.unmap(at, bytes)
         }
-    }
-    fn segment_address(&self, physical: &Physical) -> Address {
-        self.inner.segment_address(physical)
     }
     fn record(&self, stream: Stream) -> Result<Option<Event>, ProviderError> {
         self.asked.store(false, Ordering::Relaxed);
@@ -122,12 +88,11 @@ unsafe impl MemoryProvider for Changed {
     fn synchronize(&self, event: &Event) -> Result<(), ProviderError> {
         if self.is_reckless() { Ok(()) } else { self.inner.synchronize(event) }
     }
-    fn is_capturing(&self, stream: Stream) -> Result<bool, ProviderError> {
-        self.inner.is_capturing(stream)
-    }
-    fn transfer(&self) -> &dyn Transfer {
-        self.inner.transfer()
-    }
+
+    forward_provider!(
+        self => self.inner; device, addressing, granularity, memory, reserve, unreserve, create, release, map,
+        segment_address, recycle, is_capturing, transfer
+    );
 }
 
 pub struct Random(pub u64);

@@ -7,10 +7,7 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
 use alloc_core::conformance::{SimulatedEvent, SimulatedPhysical, SimulatedProvider};
-use alloc_core::{
-    Address, AddressRange, Addressing, Device, DeviceAllocator, DeviceMemory, Layout, MemoryProvider, ProviderError,
-    Stream, Transfer,
-};
+use alloc_core::{DeviceAllocator, Layout, MemoryProvider, ProviderError, Stream, forward_provider};
 use alloc_pool::{Pool, PoolConfig};
 
 use crate::support::{A, B, C, KIB, PAGE, give, simulated, take, try_give};
@@ -42,69 +39,9 @@ unsafe impl MemoryProvider for Stopping {
     type Physical = SimulatedPhysical;
     type Event = SimulatedEvent;
 
-    fn device(&self) -> Device {
-        self.inner.device()
-    }
-
-    fn addressing(&self) -> Addressing {
-        self.inner.addressing()
-    }
-
-    fn granularity(&self) -> u64 {
-        self.inner.granularity()
-    }
-
-    fn memory(&self) -> Result<DeviceMemory, ProviderError> {
-        self.inner.memory()
-    }
-
-    fn reserve(&self, bytes: u64) -> Result<AddressRange, ProviderError> {
-        self.inner.reserve(bytes)
-    }
-
-    unsafe fn unreserve(&self, range: AddressRange) -> Result<(), ProviderError> {
-        // SAFETY: as promised to this function.
-        unsafe { self.inner.unreserve(range) }
-    }
-
-    fn create(&self, bytes: u64) -> Result<Self::Physical, ProviderError> {
-        self.inner.create(bytes)
-    }
-
-    unsafe fn release(&self, physical: Self::Physical, bytes: u64) -> Result<(), ProviderError> {
-        // SAFETY: as promised to this function.
-        unsafe { self.inner.release(physical, bytes) }
-    }
-
-    unsafe fn map(&self, at: Address, physical: &Self::Physical, bytes: u64) -> Result<(), ProviderError> {
-        // SAFETY: as promised to this function.
-        unsafe { self.inner.map(at, physical, bytes) }
-    }
-
-    unsafe fn unmap(&self, at: Address, bytes: u64) -> Result<(), ProviderError> {
-        // SAFETY: as promised to this function.
-        unsafe { self.inner.unmap(at, bytes) }
-    }
-
-    fn segment_address(&self, physical: &Self::Physical) -> Address {
-        self.inner.segment_address(physical)
-    }
-
     fn record(&self, stream: Stream) -> Result<Option<Self::Event>, ProviderError> {
         self.stop();
         self.inner.record(stream)
-    }
-
-    fn is_complete(&self, event: &Self::Event) -> Result<bool, ProviderError> {
-        self.inner.is_complete(event)
-    }
-
-    fn is_idle(&self, stream: Stream) -> Result<bool, ProviderError> {
-        self.inner.is_idle(stream)
-    }
-
-    fn make_wait(&self, stream: Stream, event: &Self::Event) -> Result<(), ProviderError> {
-        self.inner.make_wait(stream, event)
     }
 
     fn synchronize(&self, event: &Self::Event) -> Result<(), ProviderError> {
@@ -112,13 +49,10 @@ unsafe impl MemoryProvider for Stopping {
         self.inner.synchronize(event)
     }
 
-    fn is_capturing(&self, stream: Stream) -> Result<bool, ProviderError> {
-        self.inner.is_capturing(stream)
-    }
-
-    fn transfer(&self) -> &dyn Transfer {
-        self.inner.transfer()
-    }
+    forward_provider!(
+        self => self.inner; device, addressing, granularity, memory, reserve, unreserve, create, release, map, unmap,
+        segment_address, is_complete, is_idle, is_idle_dear, make_wait, recycle, is_capturing, transfer
+    );
 }
 
 fn rig() -> (Stopping, Pool<Stopping>) {
