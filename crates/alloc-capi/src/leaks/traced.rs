@@ -13,6 +13,9 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 /// Calls that are kept of each stack: the nearest, among them a dozen of this library's own.
 const FRAMES: usize = 64;
+/// So many stacks that no living block has are kept for the next one, and as many more as there are living blocks: to look for them
+/// then takes no more time than to have noted them did.
+const SPARE: usize = 1024;
 /// How often the books are asked for that another thread has, a millisecond apart.
 const PATIENCE: usize = 200;
 
@@ -74,12 +77,20 @@ impl Books {
         let stack = match self.stacks.get(stack) {
             Some(stack) => Arc::clone(stack),
             None => {
+                self.forget_stacks();
                 let stack = Stack::from(stack);
                 self.stacks.insert(Arc::clone(&stack));
                 stack
             }
         };
         self.living.insert(block.address().get(), Origin { block, stack, since: Instant::now() });
+    }
+
+    /// Lets go of stacks that no living block has, once there are many: a program that recurses, or interprets, has ever new ones.
+    fn forget_stacks(&mut self) {
+        if self.stacks.len() >= 2 * self.living.len() + SPARE {
+            self.stacks.retain(|stack| Arc::strong_count(stack) > 1);
+        }
     }
 
     fn remove(&mut self, block: Block) {
@@ -145,7 +156,7 @@ fn in_words(symbol: &backtrace::Symbol) -> String {
 
 #[cfg(test)]
 mod tests {
-    use alloc_core::{Device, SimulatedAllocator};
+    use alloc_core::{Address, BlockId, Device, SimulatedAllocator};
 
     use super::*;
 
@@ -180,6 +191,25 @@ mod tests {
         assert!(unsafe { traced.release(blocks[3], Stream::DEFAULT, StreamSet::EMPTY) }.is_err());
         assert_eq!(traced.origins(&blocks).unwrap().len(), 9, "another block is there");
         assert_eq!(traced.origins(&[again]).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn stacks_of_blocks_that_are_gone_are_let_go() {
+        let mut books = Books::default();
+        let block = |number| Block::from_parts(Address::new(512 * number), 1, BlockId::from_bits(number));
+        let calls = |number| [number as usize, 7];
+        for number in 1..=100 {
+            books.insert(block(number), &calls(number));
+        }
+        for number in 101..20_000 {
+            books.insert(block(number), &calls(number));
+            books.remove(block(number));
+            assert!(books.stacks.len() <= 2 * 100 + SPARE, "{number}");
+        }
+        for number in 1..=100 {
+            books.insert(block(number + 100), &calls(number));
+        }
+        assert!(Arc::ptr_eq(&books.living[&512].stack, &books.living[&(512 * 101)].stack), "those in use stay");
     }
 
     #[test]
