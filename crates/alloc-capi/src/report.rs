@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::arenas::{self, Living};
 use crate::heaps::{self, Heap};
-use crate::index::{INDEX, Owner};
+use crate::index::{Entry, INDEX, Owner};
 use crate::memory::device_of;
 
 /// The figures of a device's pool, in bytes except where a name says otherwise. New fields are added at the end.
@@ -156,36 +156,39 @@ fn pool_of(owner: Owner) -> [u64; 2] {
     [0; 2]
 }
 
+fn block_json(entry: &Entry) -> Value {
+    json!({
+        "address": entry.block.address().get(),
+        "size": entry.block.size(),
+        "stream": entry.stream.handle(),
+        "private_pool": entry.owner >= heaps::POOLS,
+        "pool": pool_of(entry.owner),
+        "shared": entry.shared,
+    })
+}
+
 /// The living blocks of a device in the order of addresses, where its memory is, and its figures, as JSON.
 pub(crate) fn snapshot_json(heap: &Heap) -> String {
     let pool = heap.snapshot();
     let private = private_snapshots(heap);
-    let (mut blocks, mut living) = (Vec::new(), Living::default());
-    INDEX.for_each(|entry| {
-        if device_of(entry.owner) == Some(heap.device) {
-            living.insert(entry.block.address().get());
-            blocks.push(json!({
-                "address": entry.block.address().get(),
-                "size": entry.block.size(),
-                "stream": entry.stream.handle(),
-                "private_pool": entry.owner >= heaps::POOLS,
-                "pool": pool_of(entry.owner),
-                "shared": entry.shared,
-            }));
-        }
-    });
-    let mut text = json!({ "device": heap.device.to_string(), "blocks": blocks, "arenas": null });
-    text["statistics"] = serde_json::from_str(&statistics_json(heap)).unwrap_or_default();
-    for (name, value) in pool.iter().flat_map(|pool| arenas::json(pool, &living)) {
-        text[name] = value;
+    let mut blocks = Vec::new();
+    INDEX.for_each(|entry| blocks.extend(Some(entry).filter(|entry| device_of(entry.owner) == Some(heap.device))));
+    let living: Living = blocks.iter().map(|entry| entry.block.address().get()).collect();
+    let mut text = format!("{{\"device\":{},\"statistics\":{},", json!(heap.device.to_string()), statistics_json(heap));
+    match pool {
+        Some(pool) => arenas::write(&mut text, &pool, &living),
+        None => text.push_str("\"arenas\":null"),
     }
-    let private = private.iter().map(|(id, snapshot)| {
-        let mut pool = json!({ "pool": id });
-        arenas::json(snapshot, &living).into_iter().for_each(|(name, value)| pool[name] = value);
-        pool
+    text.push_str(",\"private_pools\":");
+    arenas::write_list(&mut text, &private, |text, (id, snapshot)| {
+        *text += &format!("{{\"pool\":{},", json!(id));
+        arenas::write(text, snapshot, &living);
+        text.push('}');
     });
-    text["private_pools"] = private.collect();
-    text.to_string()
+    text.push_str(",\"blocks\":");
+    arenas::write_list(&mut text, &blocks, |text, entry| *text += &block_json(entry).to_string());
+    text.push('}');
+    text
 }
 
 /// Where the memory of the device's private pools is, and PyTorch's names of them.

@@ -5,6 +5,7 @@
 
 mod header;
 mod host;
+mod installed;
 #[cfg(target_os = "linux")]
 mod leaks;
 mod programs;
