@@ -16,6 +16,8 @@ const CELLS: u64 = 512;
 const LEAST_CELL: u64 = 512;
 /// All addresses in some hundred rows.
 const MOST_CELL: u64 = 1 << 50;
+/// The last half of the rows are for runs of their own only if these have this part of all bytes.
+const LEAST_PART: u64 = 16;
 /// In units of the drawing.
 const LEFT: u64 = 130;
 const CELL_WIDTH: u64 = 2;
@@ -36,7 +38,7 @@ impl Scale {
         let sized = |run: &Run| run.address().map(|address| (run.bytes(), Reverse(address)));
         let mut sizes: Vec<_> = runs(snapshot).filter_map(sized).collect();
         sizes.sort_unstable_by(|one, other| other.cmp(one));
-        sizes.truncate(ROWS as usize);
+        sizes.truncate(rows_for_runs(&sizes));
         let shown = sizes.iter().map(|(_, Reverse(address))| *address).collect();
         let mut scale = Self { cell: LEAST_CELL, shown };
         while scale.cell < MOST_CELL && sizes.iter().map(|(bytes, _)| scale.rows(*bytes)).sum::<u64>() > ROWS {
@@ -56,6 +58,15 @@ impl Scale {
     fn shows(&self, run: &Run) -> bool {
         run.address().is_some_and(|address| self.shown.contains(&address))
     }
+}
+
+/// How many of the runs, the largest first, have rows. Where each row is one run's, the largest has no more than one: so the last half of
+/// the rows are not for runs that have next to nothing between them.
+fn rows_for_runs<T>(sizes: &[(u64, T)]) -> usize {
+    let sum = |sizes: &[(u64, T)]| sizes.iter().fold(0_u64, |sum, (bytes, _)| sum.saturating_add(*bytes));
+    let (most, half) = (sizes.len().min(ROWS as usize), ROWS as usize / 2);
+    let is_dust = sizes.get(half..most).is_some_and(|last| sum(last) < sum(sizes) / LEAST_PART);
+    if is_dust { half } else { most }
 }
 
 fn runs(snapshot: &Snapshot) -> impl Iterator<Item = &Run> {

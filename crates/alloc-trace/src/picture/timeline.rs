@@ -60,7 +60,8 @@ pub(super) fn write(to: &mut impl Write, trace: &Trace, reserved: &BTreeMap<u32,
     let Some(peak) = trace.live().nth(profile.peak_operation as usize) else {
         return writeln!(to, "<p>Nothing was allocated.</p></section>");
     };
-    let most_reserved = reserved.values().copied().max().unwrap_or(0);
+    // What is said of operations that there are not is not drawn, and counts for nothing.
+    let most_reserved = reserved.range(..operations).map(|(_, bytes)| *bytes).max().unwrap_or(0);
     let axes = Axes { operations, most: profile.peak_live_bytes.max(most_reserved) };
     writeln!(to, "<svg class=\"time\" viewBox=\"0 0 1170 {}\" role=\"img\">", TOP + HEIGHT + 24.0)?;
     write_grid(to, trace, axes)?;
@@ -86,8 +87,9 @@ pub(super) fn write(to: &mut impl Write, trace: &Trace, reserved: &BTreeMap<u32,
 }
 
 fn write_grid(to: &mut impl Write, trace: &Trace, axes: Axes) -> fmt::Result {
-    for quarter in 0..=4 {
-        let bytes = axes.most / 4 * quarter;
+    let mut bytes: Vec<u64> = (0..=4).map(|quarter| (u128::from(axes.most) * quarter / 4) as u64).collect();
+    bytes.dedup();
+    for bytes in bytes {
         let y = axes.y(bytes);
         writeln!(to, "<line x1=\"{LEFT}\" y1=\"{y:.1}\" x2=\"{}\" y2=\"{y:.1}\"/>", LEFT + WIDTH)?;
         let (x, text) = (LEFT - 6.0, Bytes(bytes));
@@ -119,7 +121,8 @@ fn write_told(to: &mut impl Write, trace: &Trace, reserved: &BTreeMap<u32, u64>,
     for (place, point) in live.iter().enumerate() {
         let start = place as u32 * part;
         let end = start.saturating_add(part).min(axes.operations);
-        let (x, width) = (axes.x(start), (axes.x(end) - axes.x(start)).max(1.0));
+        let (x, next) = (axes.x(start), axes.x(end).min(LEFT + WIDTH));
+        let width = (next - x).max(1.0);
         write!(to, "<rect class=\"told\" x=\"{x:.1}\" y=\"{TOP}\" width=\"{width:.1}\" height=\"{HEIGHT}\"><title>")?;
         write!(to, "operations {} to {}: at most ", Grouped(start.into()), Grouped(end.saturating_sub(1).into()))?;
         write!(to, "{} in {} blocks", Bytes(point.live_bytes), Grouped(point.live_blocks))?;

@@ -161,6 +161,33 @@ fn the_figures_of_the_peak_and_its_sizes_are_said() {
 }
 
 #[test]
+fn a_trace_of_few_operations_is_drawn_within_its_axes() {
+    for (rows, labels) in [
+        (vec![allocate(4096, 3)], vec!["0 bytes", "1 bytes", "2 bytes", "3 bytes"]),
+        (vec![allocate(4096, 1), free(4096, 1)], vec!["0 bytes", "1 bytes"]),
+        (
+            vec![allocate(4096, 4096), allocate(8192, 0), free(4096, 4096)],
+            vec!["0 bytes", "1.00 KiB", "2.00 KiB", "3.00 KiB", "4.00 KiB"],
+        ),
+    ] {
+        let trace = trace(&rows);
+        // What is reserved after the last operation is none of them.
+        let page = Picture::new("few").trace(&trace).reserved([(rows.len() as u32, 1 << 40)]).to_string();
+        let parsed = parse(&page);
+        let found: Vec<String> = all(&parsed, "text", "end").map(text).filter(|text| !text.ends_with(" s")).collect();
+        let found: Vec<&String> = found.iter().filter(|text| !text.starts_with("peak")).collect();
+        assert_eq!(found, labels.iter().collect::<Vec<_>>());
+        let live = points(all(&parsed, "path", "live").next().unwrap());
+        let top = live.iter().map(|point| point.1).fold(f64::MAX, f64::min);
+        assert!((top - 16.0).abs() < 0.1, "the peak is the top: {live:?}");
+        assert!(!page.contains("most reserved"), "{page}");
+        let edge = |rect: Node<'_, '_>| number(rect, "x") + number(rect, "width");
+        assert!(all(&parsed, "rect", "told").all(|rect| edge(rect) <= 1151.1), "nothing runs past the axes: {page}");
+        assert!(!page.contains("NaN") && !page.contains("inf"));
+    }
+}
+
+#[test]
 fn nothing_makes_a_page_too() {
     let empty = trace(&[]);
     let none = Snapshot::new(Device::CPU, Statistics::default());
@@ -274,6 +301,24 @@ fn a_page_has_some_megabytes_at_most() {
     }
     let page = Picture::new("bounded").snapshot("where", &many).to_string();
     assert!(page.contains("runs of addresses, the smallest, are left out"));
+}
+
+#[test]
+fn many_small_runs_leave_the_largest_its_rows() {
+    let small = (1..200).map(|run| pieces((run + 100) << 40, [(2 * MIB, used(1))]));
+    let large = pieces(1 << 40, [(80 << 30, used(1))]);
+    let page =
+        Picture::new("dust").snapshot("where", &snapshot(std::iter::once(large).chain(small).collect())).to_string();
+    let parsed = parse(&page);
+    let map = all(&parsed, "svg", "map").next().unwrap();
+    let rows = map.children().filter(|node| node.has_tag_name("text")).count();
+    let of_large =
+        map.children().filter(|node| node.has_tag_name("rect") && text(*node).starts_with("0x10000000000: "));
+    assert!(of_large.count() >= 24 && rows <= 96, "{rows}");
+    assert!(page.contains("152 runs of addresses, the smallest, are left out: 304.00 MiB."), "{page}");
+    // Those that are much together are shown.
+    let alike = snapshot((1..=96).map(|run| pieces(run << 40, [(run << 30, used(1))])).collect());
+    assert!(!Picture::new("alike").snapshot("where", &alike).to_string().contains("left out"));
 }
 
 #[test]
