@@ -54,7 +54,7 @@ def _segment(device: int, pool: Tuple[int, int], blocks: List[Dict[str, Any]], k
         "total_size": sum(block["size"] for block in blocks),
         "allocated_size": total("size", "active_allocated"),
         "active_size": total("size", "active_allocated", "active_pending_free"),
-        "requested_size": total("requested_size", "active_allocated"),
+        "requested_size": total("requested_size", "active_allocated", "active_pending_free"),
         "segment_type": kind,
         "segment_pool_id": pool,
         "is_expandable": False,
