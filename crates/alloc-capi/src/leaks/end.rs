@@ -7,9 +7,10 @@
 use std::mem::{MaybeUninit, forget};
 use std::panic::catch_unwind;
 use std::ptr::null;
+use std::time::{Duration, Instant};
 
-/// For how long a standard error that is full, and does not wait for its reader by itself, is waited for: milliseconds.
-const PATIENCE: i32 = 1000;
+/// For how long a standard error that is full, and does not wait for its reader by itself, is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 #[used]
 #[unsafe(link_section = ".fini_array")]
@@ -48,9 +49,17 @@ fn write_all(mut bytes: &[u8]) -> Result<(), i32> {
 }
 
 fn has_room() -> bool {
-    let mut stderr = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };
-    // SAFETY: one descriptor, which is a local.
-    unsafe { libc::poll(&mut stderr, 1, PATIENCE) == 1 }
+    let start = Instant::now();
+    loop {
+        let left = PATIENCE.saturating_sub(start.elapsed());
+        let mut stderr = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };
+        // SAFETY: one descriptor, which is a local.
+        match unsafe { libc::poll(&mut stderr, 1, left.as_millis() as i32) } {
+            // A signal of the program's: a timer's, say.
+            -1 if !left.is_zero() && std::io::Error::last_os_error().raw_os_error() == Some(libc::EINTR) => {}
+            ready => return ready == 1,
+        }
+    }
 }
 
 /// The signal of a pipe without a reader, held back from the calling thread: it would end a process that is about to end

@@ -3,9 +3,11 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -51,10 +53,54 @@ static int pipe_to_stderr(void) {
     return ends[0];
 }
 
+// Makes the standard error a pipe that is full, and does not wait for its reader. Returns the end that is read.
+static int fill_stderr(void) {
+    int reader = pipe_to_stderr();
+    fcntl(2, F_SETFL, fcntl(2, F_GETFL) | O_NONBLOCK);
+    char page[4096] = "";
+    while (write(2, page, sizeof page) > 0) {
+    }
+    return reader;
+}
+
+static void nothing(int signal) {
+    (void)signal;
+}
+
+// Has a signal come every 10 ms.
+static void ring(void) {
+    const struct sigaction action = {.sa_handler = nothing};
+    const struct itimerval often = {{0, 10000}, {0, 10000}};
+    sigaction(SIGALRM, &action, NULL);
+    setitimer(ITIMER_REAL, &often, NULL);
+}
+
+// A child that leaves a block, with a parent that reads late and has its output be what it read.
+static int late_reader(void) {
+    int reader = fill_stderr();
+    pid_t child = fork();
+    if (child == 0) {
+        ring();
+        take(700, 0);
+        exit(0);
+    }
+    close(2);
+    usleep(200000);
+    char page[4096];
+    for (ssize_t bytes; (bytes = read(reader, page, sizeof page)) > 0;)
+        for (ssize_t i = 0; i < bytes; ++i)
+            if (page[i])
+                putchar(page[i]);
+    int status = 1;
+    return waitpid(child, &status, 0) < 0 || status;
+}
+
 int main(int argc, char **argv) {
     const char *end = argc > 1 ? argv[1] : "";
     if (!strcmp(end, "nothing"))
         return 0;
+    if (!strcmp(end, "late reader"))
+        return late_reader();
     // Runs after whatever is registered later.
     if (!strcmp(end, "late"))
         atexit(free_kept);
@@ -80,11 +126,7 @@ int main(int argc, char **argv) {
     if (!strcmp(end, "broken"))
         return close(pipe_to_stderr());
     if (!strcmp(end, "full")) {
-        pipe_to_stderr();
-        fcntl(2, F_SETFL, fcntl(2, F_GETFL) | O_NONBLOCK);
-        char page[4096] = "";
-        while (write(2, page, sizeof page) > 0) {
-        }
+        fill_stderr();
         return 0;
     }
     if (!strcmp(end, "threads")) {

@@ -115,6 +115,13 @@ fn a_standard_error_that_nobody_reads_does_no_harm() {
 }
 
 #[test]
+fn signals_do_not_keep_it_from_a_late_reader() {
+    let Some(output) = run("leaks", Some("table"), &["late reader"]) else { return };
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("cpu:0: 1 block of 700 bytes"), "{}: {text}", output.status);
+}
+
+#[test]
 fn threads_that_go_on_do_no_harm() {
     for variable in ["table", "backtrace"].repeat(3) {
         let Some(text) = report(Some(variable), &["threads"]) else { return };
