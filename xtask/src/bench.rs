@@ -127,6 +127,7 @@ fn request(benches: &Package, mut arguments: Vec<OsString>) -> anyhow::Result<Re
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::path::PathBuf;
 
     use super::*;
     use crate::workspace::Target;
@@ -136,6 +137,8 @@ mod tests {
             name: "benches".to_owned(),
             version: "0.1.0".to_owned(),
             license: None,
+            manifest_path: PathBuf::new(),
+            publish: None,
             features: BTreeMap::new(),
             dependencies: Vec::new(),
             targets: [("benches", "lib"), ("churn", "bench"), ("micro", "bin"), ("pair", "bench")]

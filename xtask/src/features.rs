@@ -116,6 +116,7 @@ fn closure<'a>(package: &'a Package, chosen: &[&str]) -> BTreeSet<&'a str> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::path::PathBuf;
 
     use super::*;
 
@@ -128,6 +129,8 @@ mod tests {
             name: name.to_owned(),
             version: "0.1.0".to_owned(),
             license: None,
+            manifest_path: PathBuf::new(),
+            publish: None,
             features,
             dependencies: Vec::new(),
             targets: Vec::new(),

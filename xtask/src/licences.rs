@@ -52,6 +52,7 @@ fn problem(package: &Package, allowed: &BTreeSet<String>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::path::PathBuf;
 
     use super::*;
 
@@ -60,6 +61,8 @@ mod tests {
             name: "p".to_owned(),
             version: "1.0.0".to_owned(),
             license: license.map(str::to_owned),
+            manifest_path: PathBuf::new(),
+            publish: None,
             features: BTreeMap::new(),
             dependencies: Vec::new(),
             targets: Vec::new(),

@@ -22,6 +22,9 @@ const EXPECTED_FILES: [&str; 9] = [
     "docs/benchmarks.md",
 ];
 
+/// Files that each package that is published has beside its manifest.
+const PUBLISHED_FILES: [&str; 3] = ["README.md", "LICENSE-MIT", "LICENSE-APACHE"];
+
 /// Checks what ties the parts of the repository together.
 pub fn run(workspace: &Workspace) -> anyhow::Result<()> {
     let root = workspace.root();
@@ -31,6 +34,7 @@ pub fn run(workspace: &Workspace) -> anyhow::Result<()> {
             problems.push(format!("{path} is missing"));
         }
     }
+    problems.extend(incomplete(workspace.packages()));
     let readme = read(root, "README.md")?;
     let names: Vec<String> = Cli::command().get_subcommands().map(|command| command.get_name().to_owned()).collect();
     problems.extend(undocumented(&readme, &names));
@@ -54,6 +58,17 @@ pub fn run(workspace: &Workspace) -> anyhow::Result<()> {
 
 fn read(root: &Path, path: &str) -> anyhow::Result<String> {
     fs::read_to_string(root.join(path)).with_context(|| format!("cannot read {path}"))
+}
+
+/// What a package that is published lacks to be complete by itself. The licences may be links: cargo packages what is
+/// behind them.
+fn incomplete(packages: &[Package]) -> Vec<String> {
+    let published = packages.iter().filter(|package| package.is_published());
+    let missing = published.flat_map(|package| {
+        let files = PUBLISHED_FILES.map(|name| package.manifest_path.with_file_name(name));
+        files.into_iter().filter(|path| !path.is_file()).map(|path| format!("{} is missing", path.display()))
+    });
+    missing.collect()
 }
 
 /// Commands that the README does not show.
@@ -138,8 +153,12 @@ mod tests {
         assert_eq!(undocumented("run `cargo xtask test`", &["test".to_owned(), "bench".to_owned()]).len(), 1);
         assert_eq!(unmentioned("the crate `one`", ["one", "two"].into_iter()), ["README.md does not mention `two`"]);
         let packages: Vec<Package> = serde_json::from_str(
-            r#"[{"name": "p", "version": "1.0.0", "license": null, "features": {"default": [], "extra": []}}]"#,
+            r#"[{"name": "p", "version": "1.0.0", "license": null, "features": {"default": [], "extra": []},
+                "manifest_path": "nowhere/Cargo.toml"}]"#,
         )?;
+        assert_eq!(incomplete(&packages).len(), PUBLISHED_FILES.len());
+        let private = Package { publish: Some(Vec::new()), ..packages[0].clone() };
+        assert!(incomplete(&[private]).is_empty());
         assert_eq!(unexplained("`p`", &packages), ["README.md does not explain the feature `p/extra`"]);
         assert!(unexplained("`p/extra`", &packages).is_empty());
         assert!(ci("cargo xtask test", ".ci/run cargo-deny --only loom").is_empty());

@@ -27,6 +27,12 @@ pub struct Package {
     pub version: String,
     /// Its licence as an SPDX expression.
     pub license: Option<String>,
+    /// Its `Cargo.toml`.
+    #[serde(default)]
+    pub manifest_path: PathBuf,
+    /// The registries that it may be published in: none named means any.
+    #[serde(default)]
+    pub publish: Option<Vec<String>>,
     /// Its features, and what each of them turns on.
     #[serde(default)]
     pub features: BTreeMap<String, Vec<String>>,
@@ -107,6 +113,11 @@ impl Workspace {
 }
 
 impl Package {
+    /// Whether it is for a registry.
+    pub fn is_published(&self) -> bool {
+        self.publish.as_ref().is_none_or(|registries| !registries.is_empty())
+    }
+
     /// The names of the targets of one kind.
     pub fn targets_of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a str> {
         self.targets.iter().filter(move |target| target.kind.iter().any(|k| k == kind)).map(|target| &*target.name)
@@ -122,7 +133,8 @@ mod tests {
         let workspace = Workspace::load()?;
         let xtask = workspace.packages().iter().find(|p| p.name == "xtask").context("no xtask")?;
         assert_eq!(xtask.targets_of_kind("bin").collect::<Vec<_>>(), ["xtask"]);
-        assert!(workspace.packages().iter().any(|p| p.name == "alloc-core"));
+        assert!(!xtask.is_published());
+        assert!(workspace.packages().iter().any(|p| p.name == "alloc-core" && p.is_published()));
         assert!(workspace.root().join("Cargo.toml").is_file());
         Ok(())
     }

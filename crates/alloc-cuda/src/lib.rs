@@ -14,12 +14,13 @@
 //! toolkit nor a driver is needed to build a program or to start it: the crate `cuda-link` finds the driver at run
 //! time. [`is_available`] tells.
 //!
-//! To build with the feature in a workspace of your own, without a toolkit, give the build script of `cust_raw` the
-//! folder that it wants (it stops with "Could not find a cuda installation"), in `.cargo/config.toml` or the environment:
+//! To build with the feature in a workspace of your own, without a toolkit, give the build script of `cust_raw` what it
+//! wants (it stops with "Could not find a cuda installation"): any folder with a `lib64` in it, which may be empty. In
+//! `.cargo/config.toml`, or in the environment:
 //!
 //! ```toml
 //! [env]
-//! CUDA_LIBRARY_PATH = "/path/to/this/repository/crates/cuda-link/root"
+//! CUDA_LIBRARY_PATH = { value = "no-toolkit", relative = true } # `no-toolkit/lib64` is beside `.cargo`
 //! ```
 //!
 //! On a machine with a toolkit there is nothing to be done.

@@ -7,7 +7,7 @@
 //! ```
 //! use alloc_core::Stream;
 //! use buffer::Buffer;
-//! use dlpark::ffi::{DLDataType, DLManagedTensor};
+//! use buffer_dlpack::dlpark::ffi::{DLDataType, DLManagedTensor};
 //!
 //! let host = alloc_cpu::global()?;
 //! let buffer = Buffer::from_slice(host, &[1_f32, 2.0, 3.0, 4.0, 5.0, 6.0])?;
@@ -28,5 +28,7 @@
 mod error;
 mod exchange;
 
+/// The crate whose types are tensors here, in the version that this crate takes.
+pub use dlpark;
 pub use error::{DlpackError, Refused};
 pub use exchange::{Imported, bytes_of, device_of, export, import};

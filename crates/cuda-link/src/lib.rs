@@ -8,9 +8,8 @@
 //!
 //! The symbols are hidden: a shared library that contains this crate exports none of them.
 //!
-//! `cust_raw`'s build script insists on a directory with a `lib64` in it. Where no toolkit is installed, give it the
-//! one in this crate, as the workspace's `.cargo/config.toml` does:
-//! `CUDA_LIBRARY_PATH=<this crate>/root`.
+//! `cust_raw`'s build script insists on a directory with a `lib64` in it, in the variable `CUDA_LIBRARY_PATH`. Where no
+//! toolkit is installed, any will do, with nothing in it: this crate tells the linker where its own empty `libcuda.a` is.
 //!
 //! Supported: Linux on x86-64 and AArch64. Elsewhere the crate is empty and [`load`] reports
 //! [`Driver::Unsupported`].

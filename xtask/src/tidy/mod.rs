@@ -2,6 +2,7 @@
 
 mod environment;
 mod files;
+mod included;
 mod layers;
 mod lexer;
 mod manifest;
@@ -61,6 +62,7 @@ fn check(files: &[SourceFile]) -> Vec<Problem> {
         problems.extend(text::check(file));
         if file.has_extension("rs") {
             problems.extend(source::check(file));
+            problems.extend(included::check(file));
         }
         if file.has_extension("cpp") || file.has_extension("hpp") {
             problems.extend(source::check_cpp(file));
@@ -86,13 +88,19 @@ mod tests {
         let problems = check(&[
             file("a.md", "[x](nowhere.md)\nblanks \n"),
             file("crates/b/Cargo.toml", "[package]\nname = \"b\"\n"),
-            file("crates/b/src/c.rs", "fn f() { unsafe { g() } }\n"),
+            file("crates/b/src/c.rs", "fn f() { unsafe { g(include_str!(\"../../d\")) } }\n"),
             file("xtask/unsafe-allowed.txt", ""),
         ]);
         let messages: String = problems.iter().map(|problem| format!("{problem}\n")).collect();
-        for word in
-            ["leads nowhere", "at the end of the line", "[lints]", "no place", "starts with its doc", "does not list"]
-        {
+        for word in [
+            "leads nowhere",
+            "at the end of the line",
+            "[lints]",
+            "no place",
+            "starts with its doc",
+            "does not list",
+            "not in this package",
+        ] {
             assert!(messages.contains(word), "{word} is not in:\n{messages}");
         }
     }
