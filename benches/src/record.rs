@@ -78,7 +78,7 @@ pub struct Calls {
 
 impl From<ProviderCalls> for Calls {
     fn from(calls: ProviderCalls) -> Self {
-        let ProviderCalls { reserve, create, map, unmap, release, record, query, wait } = calls;
+        let ProviderCalls { reserve, create, map, unmap, release, record, query, wait, .. } = calls;
         Self { create, map, unmap, release, reserve, record, query, wait }
     }
 }

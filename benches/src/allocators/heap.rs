@@ -79,17 +79,7 @@ unsafe impl<G: GlobalAlloc + Send + Sync> DeviceAllocator for Heap<G> {
 
 #[cold]
 pub(super) fn out_of_memory(requested: u64) -> AllocError {
-    AllocError::from(OutOfMemory {
-        device: Device::CPU,
-        requested,
-        in_use: 0,
-        reserved: 0,
-        largest_free: 0,
-        parked: 0,
-        limit: None,
-        device_free: None,
-        device_total: None,
-    })
+    OutOfMemory::new(Device::CPU, requested).into()
 }
 
 #[cfg(test)]

@@ -37,6 +37,7 @@ impl Schedule {
     pub const THREADS: Self = Self { warm: Duration::from_millis(75), round: Duration::from_millis(150), rounds: 3 };
 
     /// A twentieth of the time: to see that everything works.
+    #[must_use]
     pub fn quick(self) -> Self {
         Self { warm: self.warm / 20, round: self.round / 20, rounds: self.rounds }
     }

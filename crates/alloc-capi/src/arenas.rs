@@ -93,23 +93,19 @@ mod tests {
         (snapshot.unplaced, snapshot.lost) = (1, 2);
         assert_eq!(written(&snapshot), json!({ "arenas": [], "unplaced": 1, "lost": 2 }));
         let slots = vec![SlotState::Taken, SlotState::Taken, SlotState::Cached, SlotState::Parked, SlotState::Free];
-        let slab = SlabSnapshot { slot_bytes: 512, stream: None, slots };
-        let piece = |address, bytes, state| Piece { address: Address::new(address), bytes, state };
+        let slab = SlabSnapshot::new(512, None, slots);
+        let piece = |address, bytes, state| Piece::new(Address::new(address), bytes, state);
         let stream = Some(Stream::from_raw(7));
-        let first = Run {
-            pieces: vec![
-                piece(4096, 2560, PieceState::Slab(slab)),
-                piece(6656, 512, PieceState::Used { requested: 500, stream }),
-            ],
-        };
-        let second = Run {
-            pieces: vec![
-                piece(8192, 512, PieceState::Parked { requested: 5, stream }),
-                piece(8704, 512, PieceState::Free { users: vec![Stream::DEFAULT, Stream::from_raw(7)] }),
-            ],
-        };
-        let arena = |index, runs| ArenaSnapshot { index, runs };
-        snapshot.arenas = vec![arena(0, vec![first, second, Run::default()]), arena(1, Vec::new())];
+        let first = Run::new(vec![
+            piece(4096, 2560, PieceState::Slab(slab)),
+            piece(6656, 512, PieceState::Used { requested: 500, stream }),
+        ]);
+        let second = Run::new(vec![
+            piece(8192, 512, PieceState::Parked { requested: 5, stream }),
+            piece(8704, 512, PieceState::Free { users: vec![Stream::DEFAULT, Stream::from_raw(7)] }),
+        ]);
+        let runs = vec![first, second, Run::default()];
+        snapshot.arenas = vec![ArenaSnapshot::new(0, runs), ArenaSnapshot::new(1, Vec::new())];
         let expected = json!([
             { "index": 0, "runs": [
                 { "address": 4096, "size": 3072, "pieces": [

@@ -15,6 +15,7 @@ use crate::heaps;
 /// How a call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
+#[non_exhaustive]
 pub enum Status {
     /// It did what it says.
     Ok = 0,
@@ -261,24 +262,22 @@ mod tests {
 
     #[test]
     fn out_of_memory_says_what_is_in_the_way() {
-        let figures = OutOfMemory {
-            device: Device::cuda(0),
-            requested: 4 << 30,
-            in_use: 6 << 30,
-            reserved: 7 << 30,
-            largest_free: 1 << 30,
-            parked: 0,
-            limit: Some(8 << 30),
-            device_free: Some(60 << 30),
-            device_total: Some(79 << 30),
-        };
+        let mut figures = OutOfMemory::new(Device::cuda(0), 4 << 30);
+        figures.in_use = 6 << 30;
+        figures.reserved = 7 << 30;
+        figures.largest_free = 1 << 30;
+        figures.limit = Some(8 << 30);
+        figures.device_free = Some(60 << 30);
+        figures.device_total = Some(79 << 30);
         let failure = Failure::Alloc(figures.clone().into());
         assert_eq!(failure.status(), Status::OutOfMemory);
         let text = failure.to_string();
         for part in ["cuda:0", "4.00 GiB", "limit is 8.00 GiB", "79.00 GiB of which 60.00 GiB", "exceed that limit"] {
             assert!(text.contains(part), "{part}: {text}");
         }
-        let parked = OutOfMemory { parked: 5 << 30, limit: None, ..figures };
+        let mut parked = figures;
+        parked.parked = 5 << 30;
+        parked.limit = None;
         assert!(Failure::Alloc(parked.into()).to_string().contains("synchronise"));
     }
 

@@ -86,13 +86,8 @@ impl Controls for Installed {
         None
     }
     fn open_to(&self, _peer: u16) -> Result<(), ProviderError> {
-        Err(ProviderError {
-            device: self.0,
-            call: "open_to",
-            code: 0,
-            name: "the program's own allocator decides who reaches its memory".into(),
-            kind: ProviderErrorKind::Unsupported,
-        })
+        let name = "the program's own allocator decides who reaches its memory";
+        Err(ProviderError::new(self.0, "open_to", ProviderErrorKind::Unsupported, name))
     }
 }
 

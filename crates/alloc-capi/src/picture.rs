@@ -62,10 +62,10 @@ mod tests {
     #[test]
     fn what_nobody_has_is_in_a_cache() {
         let slots = vec![SlotState::Taken, SlotState::Free, SlotState::Taken, SlotState::Parked];
-        let slab = SlabSnapshot { slot_bytes: 512, stream: Some(Stream::DEFAULT), slots };
-        let piece = Piece { address: Address::new(4096), bytes: 2048, state: PieceState::Slab(slab) };
+        let slab = SlabSnapshot::new(512, Some(Stream::DEFAULT), slots);
+        let piece = Piece::new(Address::new(4096), 2048, PieceState::Slab(slab));
         let mut snapshot = Snapshot::new(Device::CPU, Statistics::default());
-        snapshot.arenas.push(ArenaSnapshot { index: 0, runs: vec![Run { pieces: vec![piece] }] });
+        snapshot.arenas.push(ArenaSnapshot::new(0, vec![Run::new(vec![piece])]));
         tell_cached(&mut snapshot, &Living::from_iter([4096 + 2 * 512]));
         let totals = snapshot.totals();
         assert_eq!([totals.taken, totals.cached, totals.free_slots, totals.parked], [512; 4]);

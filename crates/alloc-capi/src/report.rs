@@ -11,6 +11,7 @@ use crate::memory::device_of;
 /// The figures of a device's pool, in bytes except where a name says otherwise. New fields are added at the end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::NoUninit)]
 #[repr(C)]
+#[non_exhaustive]
 pub struct Statistics {
     /// Bytes that callers hold.
     pub allocated: u64,

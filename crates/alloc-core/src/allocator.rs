@@ -94,6 +94,7 @@ pub unsafe trait DeviceAllocator: Debug + Send + Sync {
 /// assert_eq!(limited.device(), handle.device());
 /// ```
 #[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_enums, reason = "an allocator lives as long as the process, or is counted")]
 pub enum AllocatorHandle {
     /// Lives as long as the process.
     Global(&'static dyn DeviceAllocator),

@@ -39,6 +39,7 @@ impl fmt::Debug for Address {
 
 /// A range of addresses, as a provider reserves it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "a range is this")]
 pub struct AddressRange {
     /// The first address.
     pub start: Address,

@@ -37,6 +37,7 @@ impl DeviceKind {
     /// assert!(simulated.is_simulated() && !simulated.is_host_accessible());
     /// assert_ne!(simulated, DeviceKind::CPU);
     /// ```
+    #[must_use]
     pub const fn simulated(self) -> Self {
         Self { code: self.code, host_accessible: false, simulated: true }
     }
@@ -111,6 +112,7 @@ impl Device {
     /// use alloc_core::Device;
     /// assert_eq!(Device::cuda(1).simulated().to_string(), "simulated_cuda:1");
     /// ```
+    #[must_use]
     pub const fn simulated(self) -> Self {
         Self { kind: self.kind.simulated(), ordinal: self.ordinal }
     }

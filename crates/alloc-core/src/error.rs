@@ -62,6 +62,7 @@ impl AllocError {
      block {largest_free}, {parked} parked, limit {}, device free {} of {}",
     Figure(*limit, "none"), Figure(*device_free, "unknown"), Figure(*device_total, "unknown")
 )]
+#[non_exhaustive]
 pub struct OutOfMemory {
     /// The device asked.
     pub device: Device,
@@ -81,6 +82,31 @@ pub struct OutOfMemory {
     pub device_free: Option<u64>,
     /// What the device has in all, if it can say.
     pub device_total: Option<u64>,
+}
+
+impl OutOfMemory {
+    /// No memory for `requested` bytes. All other figures are zero or unknown until they are set.
+    ///
+    /// ```
+    /// use alloc_core::{AllocError, Device, OutOfMemory};
+    ///
+    /// let mut figures = OutOfMemory::new(Device::CPU, 4096);
+    /// figures.limit = Some(1024);
+    /// assert!(AllocError::from(figures).is_out_of_memory());
+    /// ```
+    pub const fn new(device: Device, requested: u64) -> Self {
+        Self {
+            device,
+            requested,
+            in_use: 0,
+            reserved: 0,
+            largest_free: 0,
+            parked: 0,
+            limit: None,
+            device_free: None,
+            device_total: None,
+        }
+    }
 }
 
 /// A figure that there may be, and what is said if there is none.
@@ -104,17 +130,43 @@ impl From<OutOfMemory> for AllocError {
 /// A call to the backend that failed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{call} failed on {device}: {name} ({code}), {kind:?}")]
+#[non_exhaustive]
 pub struct ProviderError {
     /// The device it was made on.
     pub device: Device,
     /// The call, by the backend's own name.
     pub call: &'static str,
-    /// The backend's result code (errno on a host, `CUresult` on CUDA), kept as it came.
+    /// The backend's result code (errno on a host, `CUresult` on CUDA), kept as it came; 0 if there is none.
     pub code: i64,
     /// The backend's name for the code.
     pub name: Cow<'static, str>,
     /// What it means to an allocator.
     pub kind: ProviderErrorKind,
+}
+
+impl ProviderError {
+    /// A call that failed, for a reason without a code.
+    ///
+    /// ```
+    /// use alloc_core::{Device, ProviderError, ProviderErrorKind};
+    ///
+    /// let error = ProviderError::new(Device::CPU, "mmap", ProviderErrorKind::OutOfMemory, "ENOMEM").with_code(12);
+    /// assert_eq!(error.to_string(), "mmap failed on cpu:0: ENOMEM (12), OutOfMemory");
+    /// ```
+    pub fn new(
+        device: Device,
+        call: &'static str,
+        kind: ProviderErrorKind,
+        name: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self { device, call, code: 0, name: name.into(), kind }
+    }
+
+    /// The same failure with the backend's result code.
+    #[must_use]
+    pub fn with_code(self, code: i64) -> Self {
+        Self { code, ..self }
+    }
 }
 
 /// What a backend's failure means to an allocator.
@@ -172,17 +224,7 @@ mod tests {
 
     #[test]
     fn figures_are_told_as_numbers_and_words() {
-        let error = OutOfMemory {
-            device: Device::CPU,
-            requested: 100,
-            in_use: 5,
-            reserved: 6,
-            largest_free: 7,
-            parked: 8,
-            limit: Some(50),
-            device_free: None,
-            device_total: None,
-        };
+        let error = OutOfMemory { parked: 8, limit: Some(50), ..OutOfMemory::new(Device::CPU, 100) };
         let text = AllocError::from(error).to_string();
         assert!(text.ends_with("8 parked, limit 50, device free unknown of unknown"), "{text}");
     }

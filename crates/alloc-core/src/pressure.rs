@@ -152,9 +152,8 @@ pub fn relieve(device: Device, bytes: u64, asking: Option<RelieverId>) -> u64 {
 ///     println!("{} bytes wanted on {}", error.requested, error.device);
 ///     !CACHE_DROPPED.swap(true, Ordering::Relaxed)
 /// });
-/// # let error = OutOfMemory { device, requested: 10, in_use: 0, reserved: 0, largest_free: 0, parked: 0,
-/// #     limit: None, device_free: None, device_total: None };
 /// // What an allocator does:
+/// let error = OutOfMemory::new(device, 10);
 /// assert!(pressure::call_back(&error));
 /// assert!(!pressure::call_back(&error));
 /// ```

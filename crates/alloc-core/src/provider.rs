@@ -6,6 +6,7 @@ use crate::{Address, AddressRange, Device, ProviderError, Stream, Transfer};
 
 /// How a backend's physical memory gets its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "the engine knows these two")]
 pub enum Addressing {
     /// Address ranges are reserved, and physical memory is mapped anywhere in them, also at several places at once.
     Mapped,
@@ -15,6 +16,7 @@ pub enum Addressing {
 
 /// Free and total memory of a device, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "what every backend can say, and writes")]
 pub struct DeviceMemory {
     /// Free at this moment.
     pub free: u64,

@@ -6,7 +6,7 @@ use crate::{Address, Device, Statistics, Stream};
 ///
 /// Taken piece after piece while the program goes on: what different arenas say, and the figures, may be moments apart. While
 /// nobody allocates or releases they agree: the pieces with [`Snapshot::unplaced`] and [`Snapshot::lost`] are what is reserved.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// Whose memory it is.
@@ -39,8 +39,8 @@ impl Snapshot {
     ///
     /// let mut snapshot = Snapshot::new(Device::CPU, Statistics::default());
     /// let state = PieceState::Free { users: Vec::new() };
-    /// let run = Run { pieces: vec![Piece { address: Address::new(4096), bytes: 512, state }] };
-    /// snapshot.arenas.push(ArenaSnapshot { index: 0, runs: vec![run] });
+    /// let run = Run::new(vec![Piece::new(Address::new(4096), 512, state)]);
+    /// snapshot.arenas.push(ArenaSnapshot::new(0, vec![run]));
     /// assert_eq!((snapshot.totals().free, snapshot.totals().reserved()), (512, 512));
     /// ```
     pub fn totals(&self) -> SnapshotTotals {
@@ -51,7 +51,8 @@ impl Snapshot {
 }
 
 /// The memory of one arena: what an allocator places blocks in under one lock.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ArenaSnapshot {
     /// Its number.
     pub index: u32,
@@ -59,14 +60,27 @@ pub struct ArenaSnapshot {
     pub runs: Vec<Run>,
 }
 
+impl ArenaSnapshot {
+    /// An arena with these runs.
+    pub const fn new(index: u32, runs: Vec<Run>) -> Self {
+        Self { index, runs }
+    }
+}
+
 /// Pieces one after the other, each of which begins where the one before ends.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Run {
     /// At least one.
     pub pieces: Vec<Piece>,
 }
 
 impl Run {
+    /// A run of these pieces.
+    pub const fn new(pieces: Vec<Piece>) -> Self {
+        Self { pieces }
+    }
+
     /// Where it begins; `None` without pieces.
     pub fn address(&self) -> Option<Address> {
         self.pieces.first().map(|piece| piece.address)
@@ -79,7 +93,8 @@ impl Run {
 }
 
 /// A part of a run that is all in one state.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Piece {
     /// Where it begins.
     pub address: Address,
@@ -89,8 +104,15 @@ pub struct Piece {
     pub state: PieceState,
 }
 
+impl Piece {
+    /// A piece of `bytes` bytes from `address` on.
+    pub const fn new(address: Address, bytes: u64, state: PieceState) -> Self {
+        Self { address, bytes, state }
+    }
+}
+
 /// What a piece is.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PieceState {
     /// A block that somebody has.
@@ -117,7 +139,8 @@ pub enum PieceState {
 }
 
 /// Small blocks of one size.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SlabSnapshot {
     /// Bytes of each.
     pub slot_bytes: u64,
@@ -125,6 +148,13 @@ pub struct SlabSnapshot {
     pub stream: Option<Stream>,
     /// In the order of addresses.
     pub slots: Vec<SlotState>,
+}
+
+impl SlabSnapshot {
+    /// A slab of slots of `slot_bytes` bytes each.
+    pub const fn new(slot_bytes: u64, stream: Option<Stream>, slots: Vec<SlotState>) -> Self {
+        Self { slot_bytes, stream, slots }
+    }
 }
 
 /// What a slot of a slab is.

@@ -2,6 +2,7 @@
 
 /// One figure over time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a figure over time is this")]
 pub struct Gauge {
     /// Now.
     pub current: u64,
@@ -32,6 +33,7 @@ impl Gauge {
 
 /// Calls to a backend, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ProviderCalls {
     /// Address ranges reserved.
     pub reserve: u64,
@@ -55,6 +57,31 @@ impl ProviderCalls {
     /// Calls that manage memory: create, map, unmap and release.
     pub fn memory(&self) -> u64 {
         self.create + self.map + self.unmap + self.release
+    }
+
+    /// The calls since an earlier reading.
+    ///
+    /// ```
+    /// use alloc_core::ProviderCalls;
+    ///
+    /// let mut calls = ProviderCalls::default();
+    /// calls.map = 5;
+    /// let earlier = calls;
+    /// calls.map = 7;
+    /// assert_eq!(calls.since(&earlier).all(), 2);
+    /// ```
+    #[must_use]
+    pub const fn since(&self, earlier: &Self) -> Self {
+        Self {
+            reserve: self.reserve.saturating_sub(earlier.reserve),
+            create: self.create.saturating_sub(earlier.create),
+            map: self.map.saturating_sub(earlier.map),
+            unmap: self.unmap.saturating_sub(earlier.unmap),
+            release: self.release.saturating_sub(earlier.release),
+            record: self.record.saturating_sub(earlier.record),
+            query: self.query.saturating_sub(earlier.query),
+            wait: self.wait.saturating_sub(earlier.wait),
+        }
     }
 
     /// All calls.

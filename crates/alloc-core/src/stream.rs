@@ -135,12 +135,27 @@ impl fmt::Debug for StreamSet {
     }
 }
 
+/// Sets of the same streams, in whatever order they came.
+impl PartialEq for StreamSet {
+    fn eq(&self, other: &Self) -> bool {
+        self.len() == other.len() && self.iter().all(|stream| other.contains(stream))
+    }
+}
+
+impl Eq for StreamSet {}
+
+impl Extend<Stream> for StreamSet {
+    fn extend<I: IntoIterator<Item = Stream>>(&mut self, streams: I) {
+        for stream in streams {
+            self.insert(stream);
+        }
+    }
+}
+
 impl FromIterator<Stream> for StreamSet {
     fn from_iter<I: IntoIterator<Item = Stream>>(streams: I) -> Self {
         let mut set = Self::new();
-        for stream in streams {
-            set.insert(stream);
-        }
+        set.extend(streams);
         set
     }
 }
@@ -155,6 +170,19 @@ mod tests {
         let handles: Vec<u64> = set.iter().map(Stream::handle).collect();
         assert_eq!(handles, [1, 2, 3, 4, 5, 6]);
         assert!(set.contains(Stream::from_raw(6)) && !set.contains(Stream::from_raw(7)));
+    }
+
+    #[test]
+    fn sets_are_equal_whatever_the_order() {
+        let of = |handles: &[u64]| handles.iter().copied().map(Stream::from_raw).collect::<StreamSet>();
+        let mut extended = of(&[5, 4]);
+        extended.extend([3, 5, 2, 1].map(Stream::from_raw));
+        assert_eq!(extended, of(&[1, 2, 3, 4, 5]));
+        assert_ne!(of(&[1, 2]), of(&[1, 3]));
+        assert_ne!(of(&[1, 2]), of(&[1, 2, 3]));
+        // A place that is not in use any more has an old stream in it.
+        extended.clear();
+        assert_eq!(extended, StreamSet::new());
     }
 
     #[test]

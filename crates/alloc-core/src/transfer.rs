@@ -8,6 +8,7 @@ use crate::{Address, Device, ProviderError, Stream};
 
 /// An address and the device whose memory it is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a place is this")]
 pub struct Place {
     /// The device.
     pub device: Device,

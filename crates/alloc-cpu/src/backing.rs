@@ -6,6 +6,7 @@ use crate::HugePages;
 
 /// Which pages serve a provider's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PageBacking {
     /// What the program wished for.
     pub requested: HugePages,
@@ -18,6 +19,7 @@ pub struct PageBacking {
 
 /// A kind of page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum PageKind {
     /// The processor's smallest pages.
     Base,

@@ -41,6 +41,7 @@ enum Source<'a> {
 /// The processor can't reach this device's memory, so no collection can live there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("memory of {device} can't be reached by the processor")]
+#[non_exhaustive]
 pub struct NotHostAccessible {
     /// The device.
     pub device: Device,

@@ -110,6 +110,7 @@ fn setting<T: Default>(
 /// Which pages to wish for. A wish that the system does not grant is served with ordinary pages, and
 /// [`HostProvider::page_backing`](crate::HostProvider::page_backing) says so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum HugePages {
     /// Ordinary pages (4 KiB on x86-64).
     Off,
@@ -146,6 +147,7 @@ impl HugePages {
 /// | ordinary, on creation and mapping | 430, then 750 for the mapping | 90 | 90, and 200 for the mapping |
 /// | transparent huge, on creation | 125 | 90 | 90 |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Populate {
     /// When the program first touches them. Memory that is never touched costs nothing; if the system has none left
     /// at that moment, it ends some program.
@@ -170,6 +172,7 @@ impl Populate {
 
 /// Which memory nodes pages come from, as `mbind` takes it. Nodes are numbered as in `/sys/devices/system/node`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum NumaPolicy {
     /// As the process's own policy says: usually the node of the thread that touches a page first.
     #[default]

@@ -30,13 +30,8 @@ impl SysError {
     }
 
     pub(crate) fn into_provider_error(self, device: Device) -> ProviderError {
-        ProviderError {
-            device,
-            call: self.call,
-            code: i64::from(self.errno),
-            name: errno_name(self.errno),
-            kind: errno_kind(self.errno),
-        }
+        ProviderError::new(device, self.call, errno_kind(self.errno), errno_name(self.errno))
+            .with_code(self.errno.into())
     }
 }
 

@@ -122,17 +122,11 @@ impl SystemAllocator {
 
     fn out_of_memory(&self, requested: u64) -> AllocError {
         let in_use = self.shared.gauge().current;
-        let error = OutOfMemory {
-            device: Device::CPU,
-            requested,
-            in_use,
-            reserved: in_use,
-            largest_free: 0,
-            parked: 0,
-            limit: None,
-            device_free: available_memory(),
-            device_total: total_memory(),
-        };
+        let mut error = OutOfMemory::new(Device::CPU, requested);
+        error.in_use = in_use;
+        error.reserved = in_use;
+        error.device_free = available_memory();
+        error.device_total = total_memory();
         self.tell(&AllocatorEvent::OutOfMemory(&error));
         error.into()
     }

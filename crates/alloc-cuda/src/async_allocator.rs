@@ -78,21 +78,17 @@ impl AsyncAllocator {
     /// As [`AsyncAllocator::new`], and [`ProviderErrorKind::Unsupported`] if a peer can't reach the device.
     pub fn with_peers(ordinal: u16, peers: &[u16]) -> Result<Self, ProviderError> {
         let context = Context::open(ordinal)?;
-        let unsupported = |call, name| ProviderError {
-            device: context.name(),
-            call,
-            code: 801,
-            name,
-            kind: ProviderErrorKind::Unsupported,
+        let unsupported = |call, name: &'static str| {
+            ProviderError::new(context.name(), call, ProviderErrorKind::Unsupported, name).with_code(801)
         };
         if !context.has(Attribute::MemoryPools)? {
-            return Err(unsupported("cuMemPoolCreate", "the device has no memory pools".into()));
+            return Err(unsupported("cuMemPoolCreate", "the device has no memory pools"));
         }
         let mut access = Vec::new();
         for peer in peers.iter().filter(|peer| **peer != ordinal) {
             let peer = Context::open(*peer)?;
             if !peer.can_access(context.device())? {
-                return Err(unsupported("cuDeviceCanAccessPeer", "the peer can't reach the device".into()));
+                return Err(unsupported("cuDeviceCanAccessPeer", "the peer can't reach the device"));
             }
             access.push(peer.device());
         }
@@ -119,19 +115,14 @@ impl AsyncAllocator {
         let memory = self.context.memory().ok();
         let in_use = self.lock().statistics.in_use.current;
         let reserved = self.figure(PoolAttribute::Reserved);
-        OutOfMemory {
-            device: self.device(),
-            requested,
-            in_use,
-            reserved,
-            // The driver does not say; what it holds and could still get is the most that it can be.
-            largest_free: memory.map_or(0, |memory| memory.free) + reserved.saturating_sub(in_use),
-            parked: 0,
-            limit: None,
-            device_free: memory.map(|memory| memory.free),
-            device_total: memory.map(|memory| memory.total),
-        }
-        .into()
+        let mut figures = OutOfMemory::new(self.device(), requested);
+        figures.in_use = in_use;
+        figures.reserved = reserved;
+        // The driver does not say; what it holds and could still get is the most that it can be.
+        figures.largest_free = memory.map_or(0, |memory| memory.free) + reserved.saturating_sub(in_use);
+        figures.device_free = memory.map(|memory| memory.free);
+        figures.device_total = memory.map(|memory| memory.total);
+        figures.into()
     }
 
     /// The point that a stream has come to. Of one that is being captured there is none that could be waited for later.

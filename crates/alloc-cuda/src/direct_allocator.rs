@@ -79,18 +79,12 @@ impl DirectAllocator {
     fn out_of_memory(&self, requested: u64) -> AllocError {
         let memory = self.context.memory().ok();
         let in_use = self.lock().statistics.in_use.current;
-        OutOfMemory {
-            device: self.device(),
-            requested,
-            in_use,
-            reserved: in_use,
-            largest_free: 0,
-            parked: 0,
-            limit: None,
-            device_free: memory.map(|memory| memory.free),
-            device_total: memory.map(|memory| memory.total),
-        }
-        .into()
+        let mut figures = OutOfMemory::new(self.device(), requested);
+        figures.in_use = in_use;
+        figures.reserved = in_use;
+        figures.device_free = memory.map(|memory| memory.free);
+        figures.device_total = memory.map(|memory| memory.total);
+        figures.into()
     }
 
     /// Waits for the streams that may be another device's, which only `uses` can name: the driver waits for its own device.

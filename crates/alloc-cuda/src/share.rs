@@ -203,13 +203,9 @@ impl ShareableMemory {
         let file = unsafe { self.context.export(self.handle) }?;
         // The driver does not say whether its own is inherited; a copy of the standard library's is not.
         file.try_clone().map_err(|error| {
-            ShareError::Provider(ProviderError {
-                device: self.device(),
-                call: "dup",
-                code: error.raw_os_error().map_or(0, i64::from),
-                name: error.to_string().into(),
-                kind: ProviderErrorKind::Other,
-            })
+            let code = error.raw_os_error().map_or(0, i64::from);
+            let failed = ProviderError::new(self.device(), "dup", ProviderErrorKind::Other, error.to_string());
+            ShareError::Provider(failed.with_code(code))
         })
     }
 

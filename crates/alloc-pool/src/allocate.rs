@@ -460,13 +460,9 @@ impl<P: MemoryProvider> Inner<P> {
         let align = layout.align().max(UNIT);
         let maximum = self.arena_bytes;
         if !self.mapped && align > self.granularity {
-            return Err(AllocError::Provider(ProviderError {
-                device: self.device,
-                call: "allocate",
-                code: i64::try_from(align).unwrap_or(i64::MAX),
-                name: "segments are not aligned beyond the granularity".into(),
-                kind: ProviderErrorKind::Unsupported,
-            }));
+            let name = "segments are not aligned beyond the granularity";
+            let error = ProviderError::new(self.device, "allocate", ProviderErrorKind::Unsupported, name);
+            return Err(error.with_code(i64::try_from(align).unwrap_or(i64::MAX)).into());
         }
         if layout.size().checked_add(align).is_none_or(|needed| needed > maximum) {
             return Err(AllocError::TooLarge { device: self.device, requested: layout.size(), maximum });

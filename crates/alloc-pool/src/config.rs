@@ -8,12 +8,16 @@ use thiserror::Error;
 
 /// The policies of a pool. The default suits most programs.
 ///
+/// Versions that are compatible by their number may bring new fields, so write it with `..PoolConfig::default()` (or
+/// `..PoolConfig::from_env()?`) at the end, and read fields by name.
+///
 /// ```
 /// use alloc_pool::PoolConfig;
 /// let config = PoolConfig { limit: Some(8 << 30), growth_slack: 0.05, ..PoolConfig::default() };
 /// assert!(config.validate().is_ok());
 /// ```
 #[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "written with `..PoolConfig::default()`, as its doc says")]
 pub struct PoolConfig {
     /// The most physical memory to hold, in bytes. Default: no limit but the device's. It is held in the backend's pages,
     /// mostly of 2 MiB, so a limit below that leaves none. Environment: `ALLOC_POOL_LIMIT`.

@@ -46,16 +46,16 @@ impl<P: MemoryProvider> Driver<P> {
 
     pub(crate) fn calls(&self) -> ProviderCalls {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        ProviderCalls {
-            reserve: read(&self.reserve),
-            create: read(&self.create),
-            map: read(&self.map),
-            unmap: read(&self.unmap),
-            release: read(&self.release),
-            record: read(&self.record),
-            query: read(&self.query),
-            wait: read(&self.wait),
-        }
+        let mut calls = ProviderCalls::default();
+        calls.reserve = read(&self.reserve);
+        calls.create = read(&self.create);
+        calls.map = read(&self.map);
+        calls.unmap = read(&self.unmap);
+        calls.release = read(&self.release);
+        calls.record = read(&self.record);
+        calls.query = read(&self.query);
+        calls.wait = read(&self.wait);
+        calls
     }
 
     pub(crate) fn reserve(&self, bytes: u64) -> Result<AddressRange, ProviderError> {

@@ -267,17 +267,15 @@ impl<P: MemoryProvider> Inner<P> {
     pub(crate) fn out_of_memory(&self, requested: u64) -> OutOfMemory {
         let statistics = self.gather_statistics();
         let memory = self.driver.provider().memory().ok();
-        OutOfMemory {
-            device: self.device,
-            requested,
-            in_use: statistics.in_use.current,
-            reserved: statistics.reserved.current,
-            largest_free: statistics.largest_free,
-            parked: statistics.parked.current,
-            limit: self.limit(),
-            device_free: memory.map(|memory| memory.free),
-            device_total: memory.map(|memory| memory.total),
-        }
+        let mut figures = OutOfMemory::new(self.device, requested);
+        figures.in_use = statistics.in_use.current;
+        figures.reserved = statistics.reserved.current;
+        figures.largest_free = statistics.largest_free;
+        figures.parked = statistics.parked.current;
+        figures.limit = self.limit();
+        figures.device_free = memory.map(|memory| memory.free);
+        figures.device_total = memory.map(|memory| memory.total);
+        figures
     }
 
     #[cold]

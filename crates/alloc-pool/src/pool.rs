@@ -178,13 +178,7 @@ impl From<PoolError> for AllocError {
             PoolError::Granularity { device, .. } => *device,
             PoolError::Config(_) => Device::CPU,
         };
-        Self::Provider(ProviderError {
-            device,
-            call: "new pool",
-            code: 0,
-            name: error.to_string().into(),
-            kind: ProviderErrorKind::InvalidArgument,
-        })
+        ProviderError::new(device, "new pool", ProviderErrorKind::InvalidArgument, error.to_string()).into()
     }
 }
 

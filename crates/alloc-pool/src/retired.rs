@@ -221,13 +221,8 @@ impl<P: MemoryProvider> Inner<P> {
     }
 
     pub(crate) fn unknown(&self, call: &'static str) -> ProviderError {
-        ProviderError {
-            device: self.device,
-            call,
-            code: 0,
-            name: "it is not known when the work of a stream that has ended is complete".into(),
-            kind: ProviderErrorKind::Unsupported,
-        }
+        let name = "it is not known when the work of a stream that has ended is complete";
+        ProviderError::new(self.device, call, ProviderErrorKind::Unsupported, name)
     }
 }
 

@@ -135,7 +135,7 @@ impl Copied {
         // Segments lie where they lie.
         self.pieces.sort_unstable_by_key(|piece| piece.address);
         let slabs: FxHashMap<u32, SlabSlots> = self.slabs.iter().map(|slab| (slab.node, *slab)).collect();
-        let mut arena = ArenaSnapshot { index: self.index, runs: Vec::new() };
+        let mut arena = ArenaSnapshot::new(self.index, Vec::new());
         let mut end = None;
         for piece in &self.pieces {
             let state = match (slabs.get(&piece.node), piece.what) {
@@ -152,10 +152,10 @@ impl Copied {
                     PieceState::Free { users }
                 }
             };
-            let drawn = Piece { address: Address::new(piece.address), bytes: piece.bytes, state };
+            let drawn = Piece::new(Address::new(piece.address), piece.bytes, state);
             match arena.runs.last_mut().filter(|_| end == Some(piece.address)) {
                 Some(run) => run.pieces.push(drawn),
-                None => arena.runs.push(Run { pieces: vec![drawn] }),
+                None => arena.runs.push(Run::new(vec![drawn])),
             }
             end = piece.address.checked_add(piece.bytes);
         }
@@ -187,6 +187,6 @@ impl Known {
             [stream] => Some(*stream),
             _ => None,
         };
-        SlabSnapshot { slot_bytes: class_bytes(slab.class), stream, slots: slots.collect() }
+        SlabSnapshot::new(class_bytes(slab.class), stream, slots.collect())
     }
 }

@@ -165,13 +165,9 @@ impl<P: MemoryProvider> Inner<P> {
         let mut pages = self.lock_pages();
         let index = pages.arena_count();
         if index as usize >= MAX_ARENAS {
-            return Err(AllocError::Provider(ProviderError {
-                device: self.device,
-                call: "new arena",
-                code: MAX_ARENAS as i64,
-                name: "too many arenas".into(),
-                kind: ProviderErrorKind::OutOfMemory,
-            }));
+            let (kind, name) = (ProviderErrorKind::OutOfMemory, "too many arenas");
+            let error = ProviderError::new(self.device, "new arena", kind, name);
+            return Err(error.with_code(MAX_ARENAS as i64).into());
         }
         let granule_units = pages.granule_units();
         let (range, addresses, bytes) = if self.mapped {

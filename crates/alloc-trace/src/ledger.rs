@@ -10,6 +10,7 @@ use crate::{Action, Row, TraceError};
 
 /// What happens to rows that contradict those before them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Policy {
     /// The first one is an error.
     #[default]
@@ -68,6 +69,7 @@ impl Anomaly {
 
 /// How many rows contradicted others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Anomalies {
     /// Releases of addresses at which no block lived.
     pub unknown_frees: u64,

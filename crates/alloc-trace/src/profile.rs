@@ -21,6 +21,7 @@ use crate::{OperationKind, Trace};
 /// # Ok::<(), alloc_trace::TraceError>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Profile {
     /// Number of allocations.
     pub allocations: u64,
@@ -50,6 +51,7 @@ pub struct Profile {
 
 /// Blocks of similar size: those of zero bytes, or those from a power of two to just below the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SizeClass {
     /// The smallest size in the class, in bytes.
     pub from: u64,
@@ -63,6 +65,7 @@ pub struct SizeClass {
 
 /// One stream's part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StreamProfile {
     /// Number of allocations on the stream.
     pub allocations: u64,
@@ -78,6 +81,7 @@ pub struct StreamProfile {
 
 /// One thread's part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ThreadProfile {
     /// Number of allocations by the thread.
     pub allocations: u64,
@@ -89,6 +93,7 @@ pub struct ThreadProfile {
 
 /// The state after one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LivePoint {
     /// Index of the operation.
     pub operation: u32,

@@ -9,6 +9,7 @@ use crate::RowProblem;
 
 /// What a row says was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Action {
     /// A block was allocated.
     Allocate,
@@ -31,6 +32,7 @@ pub enum Action {
 /// # Ok::<(), alloc_trace::TraceError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the columns of the format")]
 pub struct Row {
     /// The line it was read from, counted from 1; 0 for a row that was made otherwise.
     pub line: u64,

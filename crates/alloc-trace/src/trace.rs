@@ -45,6 +45,7 @@ pub struct Trace {
 
 /// One allocation or release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Operation {
     /// When it was done, as the recorder has it.
     pub time: Duration,
@@ -60,6 +61,7 @@ pub struct Operation {
 
 /// Whether an operation begins or ends the life of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_enums, reason = "there is nothing else to do with a block")]
 pub enum OperationKind {
     /// The block begins to live.
     Allocate,
@@ -69,6 +71,7 @@ pub enum OperationKind {
 
 /// A block from its allocation to its release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TracedBlock {
     /// Bytes asked for.
     pub bytes: u64,

@@ -61,6 +61,7 @@ pub enum DlpackError {
 /// A buffer that could not be exported, and why.
 #[derive(Debug, Error)]
 #[error("{error}")]
+#[non_exhaustive]
 pub struct Refused {
     /// What does not fit.
     pub error: DlpackError,

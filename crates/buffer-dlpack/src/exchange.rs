@@ -117,6 +117,7 @@ fn check(buffer: &Buffer, shape: &[i64], element: DLDataType, consumer: Stream) 
 
 /// A tensor that became a buffer.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Imported {
     /// The memory. When it is dropped, the tensor's producer is told.
     pub buffer: Buffer,

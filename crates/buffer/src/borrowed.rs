@@ -116,6 +116,7 @@ impl<'a> BorrowedBuffer<'a> {
 
     /// The same memory with a backend that copies it, where the other side of a copy has none. No effect on part of
     /// a buffer, whose allocator has one.
+    #[must_use]
     pub fn with_transfer(self, transfer: &'a dyn Transfer) -> Self {
         Self::from_span(self.span.with_transfer(transfer))
     }
@@ -239,6 +240,7 @@ impl<'a> BorrowedBufferMut<'a> {
 
     /// The same memory with a backend that copies and fills it, where the other side of a copy has none. No effect
     /// on part of a buffer, whose allocator has one.
+    #[must_use]
     pub fn with_transfer(self, transfer: &'a dyn Transfer) -> Self {
         Self::from_span(self.span.with_transfer(transfer))
     }

@@ -76,6 +76,7 @@ pub(crate) struct State {
 /// nor, as work may still use it, the allocator.
 #[derive(Debug)]
 #[must_use = "parts that are not made a buffer again leak"]
+#[expect(clippy::exhaustive_structs, reason = "whoever takes a buffer apart has to have all of it")]
 pub struct BufferParts {
     /// The allocator that takes the block back.
     pub allocator: KeptAllocator,

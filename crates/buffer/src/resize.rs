@@ -9,6 +9,7 @@ use crate::{Buffer, BufferError};
 /// Whether a buffer's memory is where it was. If not, addresses taken before point to memory that was released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "addresses taken before are dangling if the buffer has moved"]
+#[expect(clippy::exhaustive_enums, reason = "memory has moved or it has not")]
 pub enum Relocation {
     /// The address is the same.
     InPlace,

@@ -316,6 +316,7 @@ impl<T: Pod> From<TypedBuffer<T>> for Buffer {
 /// A buffer that is not made of whole, aligned elements, given back.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
+#[non_exhaustive]
 pub struct NotElements {
     /// The buffer, as it was.
     pub buffer: Buffer,

@@ -30,6 +30,7 @@ pub const DRIVER_NAME: &str = "libcuda.so.1";
 
 /// What became of the driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Driver {
     /// It is loaded.
     Loaded {

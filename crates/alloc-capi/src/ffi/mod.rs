@@ -226,6 +226,7 @@ pub unsafe extern "C" fn devmem_record_stream(pointer: *mut c_void, stream: u64)
 /// What is known of the block that starts at a pointer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
+#[expect(clippy::exhaustive_structs, reason = "the layout that programs in C were built with")]
 pub struct BlockInfo {
     /// The kind of the device.
     pub kind: i32,

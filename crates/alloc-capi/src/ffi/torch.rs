@@ -17,6 +17,7 @@ use super::{free, guard};
 /// PyTorch's name of a pool, passed by value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
+#[expect(clippy::exhaustive_structs, reason = "PyTorch's own layout")]
 pub struct TorchPoolId {
     /// The number of a graph's pool, or 0.
     pub first: u64,

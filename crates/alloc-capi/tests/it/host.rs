@@ -201,7 +201,8 @@ fn figures_come_as_far_as_the_caller_knows_them() {
     assert!(statistics.reserved >= statistics.in_use && statistics.in_use >= 10 << 20);
     assert!(statistics.block_count >= 1 && statistics.allocation_count >= 1 && statistics.device_total > 0);
 
-    let mut older = Statistics { allocated_peak: 99, ..Statistics::default() };
+    let mut older = Statistics::default();
+    older.allocated_peak = 99;
     // SAFETY: the struct has more than eight bytes.
     assert_eq!(unsafe { devmem_statistics(CPU, 0, &mut older, 8) }, Status::Ok);
     assert!(older.allocated > 0);

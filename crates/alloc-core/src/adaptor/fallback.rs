@@ -45,6 +45,7 @@ pub struct Fallback<P, S> {
 /// Two allocators that can't stand in for each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("an allocator of {secondary} can't stand in for one of {primary}")]
+#[non_exhaustive]
 pub struct FallbackError {
     /// The device of the primary.
     pub primary: Device,

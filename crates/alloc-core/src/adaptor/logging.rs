@@ -51,6 +51,7 @@ pub struct Logging<A, W: Write + Send> {
 /// Why a log ends early.
 #[derive(Clone, Debug, Error)]
 #[error("the allocation log could not be written, {lost_rows} rows lost: {source}")]
+#[non_exhaustive]
 pub struct LogError {
     /// The first failure.
     pub source: Arc<io::Error>,

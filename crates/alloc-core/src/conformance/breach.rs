@@ -9,6 +9,7 @@ use super::Promise;
 /// A promise that an allocator broke: which, where, and how to see it again.
 #[derive(Debug, Error)]
 #[error("{promise} (seed {seed:#x}, step {step}): {breach}")]
+#[non_exhaustive]
 pub struct Broken {
     /// The promise.
     pub promise: Promise,
@@ -196,6 +197,7 @@ pub enum Breach {
 
 /// What a figure had to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[expect(clippy::exhaustive_enums, reason = "a number is equal, at least or at most")]
 pub enum Expected {
     /// Just this.
     #[error("{0}")]

@@ -10,8 +10,10 @@ use super::{Breach, Broken, Promise, Verdict};
 
 /// What the suite may expect of an allocator, and how hard it tries.
 ///
-/// Promises that an allocator doesn't make are switched off here; the default expects all of them.
+/// Promises that an allocator doesn't make are switched off here; the default expects all of them. New fields come with
+/// versions that are compatible by their number, so write it with `..Options::default()` at the end.
 #[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "written with `..Options::default()`, as its doc says")]
 pub struct Options {
     /// The streams to use. On a host any names do; a device backend lists streams of its own that exist. Promises
     /// about several streams need two at least. The handle of the last is retired in one of them, so let it not be
@@ -197,6 +199,8 @@ impl fmt::Debug for Suite {
 
 /// What came out of a whole suite. Its text has a line for each promise.
 #[derive(Debug)]
+#[must_use = "promises may be broken"]
+#[non_exhaustive]
 pub struct Report {
     /// Each promise and what became of it.
     pub outcomes: Vec<(Promise, Result<Verdict, Broken>)>,

@@ -15,6 +15,7 @@ use super::{Breach, Broken, Options, Promise, Suite, contents};
 
 /// What became of a promise that was not broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "kept or not asked for; a promise that is broken is an error")]
 pub enum Verdict {
     /// It was checked and kept.
     Kept,

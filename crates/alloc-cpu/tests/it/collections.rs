@@ -127,7 +127,7 @@ fn memory_out_of_reach_is_refused() {
     let simulated = SimulatedAllocator::new(Device::CPU, 1 << 20);
     let device = simulated.device();
     let error = HostAlloc::borrowed(&simulated).unwrap_err();
-    assert_eq!(error, NotHostAccessible { device });
+    assert!(matches!(error, NotHostAccessible { device: refused, .. } if refused == device));
     assert_eq!(HostAlloc::new(Arc::new(simulated)).unwrap_err(), error);
 }
 
@@ -165,7 +165,7 @@ unsafe impl Transfer for Waiting {
         self.waited.lock().unwrap().push(stream);
         if self.fails.load(Ordering::Relaxed) {
             let (device, kind) = (self.device(), ProviderErrorKind::Poisoned);
-            return Err(ProviderError { device, call: "synchronize", code: 1, name: "INJECTED".into(), kind }.into());
+            return Err(ProviderError::new(device, "synchronize", kind, "INJECTED").into());
         }
         Ok(())
     }

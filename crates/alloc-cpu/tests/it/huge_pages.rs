@@ -42,7 +42,11 @@ fn use_pages(provider: &HostProvider) {
 
 #[test]
 fn what_serves_is_said_and_works_for_every_wish() {
-    for huge_pages in [HugePages::Off, HugePages::Transparent, HugePages::Hugetlb] {
+    for (huge_pages, wished) in [
+        (HugePages::Off, PageKind::Base),
+        (HugePages::Transparent, PageKind::TransparentHuge),
+        (HugePages::Hugetlb, PageKind::Hugetlb),
+    ] {
         for populate in [Populate::Lazy, Populate::OnCreate, Populate::OnMap] {
             let hook = Arc::new(Fallbacks::default());
             let options = HostOptions::new().huge_pages(huge_pages).populate(populate).event_hook(hook.clone());
@@ -50,11 +54,6 @@ fn what_serves_is_said_and_works_for_every_wish() {
             use_pages(&provider);
             let backing = provider.page_backing();
             assert_eq!(backing.requested, huge_pages);
-            let wished = match huge_pages {
-                HugePages::Off => PageKind::Base,
-                HugePages::Transparent => PageKind::TransparentHuge,
-                HugePages::Hugetlb => PageKind::Hugetlb,
-            };
             let told = hook.0.lock().unwrap();
             if backing.fallback.is_some() {
                 assert_eq!(backing.actual, PageKind::Base);

@@ -1,6 +1,5 @@
 //! The driver's start, a device's primary context, and making it current for the length of one call.
 
-use std::borrow::Cow;
 use std::ffi::CStr;
 use std::marker::PhantomData;
 use std::sync::atomic::AtomicU8;
@@ -74,13 +73,9 @@ fn start() -> Result<i32, ProviderError> {
     let device = Device::cuda(0);
     #[cfg(feature = "cuda")]
     if let cuda_link::Driver::Missing { reason, .. } = cuda_link::load() {
-        return Err(ProviderError {
-            device,
-            call: "cuInit",
-            code: i64::from(super::error::NO_DEVICE),
-            name: Cow::Owned(format!("no CUDA driver: {reason}")),
-            kind: ProviderErrorKind::Unavailable,
-        });
+        let name = format!("no CUDA driver: {reason}");
+        let error = ProviderError::new(device, "cuInit", ProviderErrorKind::Unavailable, name);
+        return Err(error.with_code(super::error::NO_DEVICE.into()));
     }
     // SAFETY: no preconditions.
     check(device, "cuInit", unsafe { calls::cuInit(0) })?;
@@ -89,13 +84,9 @@ fn start() -> Result<i32, ProviderError> {
     check(device, "cuDriverGetVersion", unsafe { calls::cuDriverGetVersion(&raw mut version) })?;
     if version < OLDEST_DRIVER {
         let show = |version: i32| format!("{}.{}", version / 1000, version % 1000 / 10);
-        return Err(ProviderError {
-            device,
-            call: "cuDriverGetVersion",
-            code: i64::from(version),
-            name: Cow::Owned(format!("driver is for CUDA {}, {} is needed", show(version), show(OLDEST_DRIVER))),
-            kind: ProviderErrorKind::Unavailable,
-        });
+        let name = format!("driver is for CUDA {}, {} is needed", show(version), show(OLDEST_DRIVER));
+        let error = ProviderError::new(device, "cuDriverGetVersion", ProviderErrorKind::Unavailable, name);
+        return Err(error.with_code(version.into()));
     }
     Ok(version)
 }
@@ -117,7 +108,10 @@ pub(crate) fn count() -> Result<u16, ProviderError> {
 /// The driver's number of the device `ordinal`.
 fn device_number(ordinal: u16) -> Result<i32, ProviderError> {
     let name = Device::cuda(ordinal);
-    initialise().map_err(|error| ProviderError { device: name, ..error })?;
+    initialise().map_err(|mut error| {
+        error.device = name;
+        error
+    })?;
     let mut device = 0;
     // SAFETY: the driver is initialised; the out parameter is a local.
     check(name, "cuDeviceGet", unsafe { calls::cuDeviceGet(&raw mut device, i32::from(ordinal)) })?;

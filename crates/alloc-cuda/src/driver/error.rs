@@ -21,7 +21,7 @@ pub(crate) const CAPTURED_EVENT: i32 = 907;
 /// An error with the driver's own name for the code.
 #[cold]
 pub(crate) fn error(device: Device, call: &'static str, code: i32) -> ProviderError {
-    ProviderError { device, call, code: i64::from(code), name: name(code), kind: kind(code) }
+    ProviderError::new(device, call, kind(code), name(code)).with_code(code.into())
 }
 
 /// `Ok` for code 0.

@@ -126,13 +126,7 @@ mod tests {
         let mut access = Access::of(0);
         access.add_view(100, 10);
         let refused = |_, _, _: &[i32]| {
-            Err(ProviderError {
-                device: Device::CPU,
-                call: "cuMemSetAccess",
-                code: 1,
-                name: "no".into(),
-                kind: ProviderErrorKind::InvalidArgument,
-            })
+            Err(ProviderError::new(Device::CPU, "cuMemSetAccess", ProviderErrorKind::InvalidArgument, "no"))
         };
         assert!(access.open_views(1, refused).is_err());
         assert_eq!(access.devices(), [0]);

@@ -91,7 +91,7 @@ impl CarvedProvider {
 
     fn unsupported(&self, call: &'static str) -> ProviderError {
         let (device, kind) = (self.device(), ProviderErrorKind::Unsupported);
-        ProviderError { device, call, code: 0, name: "segments have addresses of their own".into(), kind }
+        ProviderError::new(device, call, kind, "segments have addresses of their own")
     }
 }
 
@@ -135,11 +135,10 @@ unsafe impl MemoryProvider for CarvedProvider {
         }
         let layout = Layout::new(bytes, GRANULARITY).map_err(AllocError::from);
         let block = layout.and_then(|layout| self.source.allocate(layout, self.stream.stream())).map_err(|error| {
-            let (device, code) = (self.device(), 0);
             let kind = if error.is_out_of_memory() { ProviderErrorKind::OutOfMemory } else { ProviderErrorKind::Other };
-            let name = error.to_string().into();
+            let name = error.to_string();
             *lock(&self.carvings.refusal) = Some(error);
-            ProviderError { device, call: "allocate a segment", code, name, kind }
+            ProviderError::new(self.device(), "allocate a segment", kind, name)
         })?;
         match self.settle() {
             Ok(()) => Ok(block),

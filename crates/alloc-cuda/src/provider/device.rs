@@ -1,6 +1,5 @@
 //! Device memory: mapped pages where the device can, segments of `cuMemAlloc` where it can't.
 
-use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -194,13 +193,11 @@ impl DeviceProvider {
                 self.unasked.store(rest / 2, Ordering::Relaxed);
                 Ok(())
             }
-            None => Err(ProviderError {
-                device: self.context.name(),
-                call: "cuMemGetInfo",
-                code: 2,
-                name: Cow::Borrowed("what is free is left to the driver"),
-                kind: ProviderErrorKind::OutOfMemory,
-            }),
+            None => {
+                let (device, kind) = (self.context.name(), ProviderErrorKind::OutOfMemory);
+                let name = "what is free is left to the driver";
+                Err(ProviderError::new(device, "cuMemGetInfo", kind, name).with_code(2))
+            }
         }
     }
 
@@ -225,13 +222,7 @@ impl DeviceProvider {
 }
 
 fn unsupported(context: &Context, call: &'static str, name: &'static str) -> ProviderError {
-    ProviderError {
-        device: context.name(),
-        call,
-        code: 801,
-        name: Cow::Borrowed(name),
-        kind: ProviderErrorKind::Unsupported,
-    }
+    ProviderError::new(context.name(), call, ProviderErrorKind::Unsupported, name).with_code(801)
 }
 
 // SAFETY: ranges, memory and mappings are the driver's, given out once and readable and writable by the device; a segment

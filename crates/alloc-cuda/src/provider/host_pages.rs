@@ -1,7 +1,5 @@
 //! Anonymous host memory in huge pages, touched by several threads at once.
 
-use std::borrow::Cow;
-
 use alloc_core::{Device, ProviderError, ProviderErrorKind};
 
 /// Huge pages of x86-64, and of AArch64 with 4 KiB base pages.
@@ -126,8 +124,8 @@ mod system {
             libc::EINVAL => ProviderErrorKind::InvalidArgument,
             _ => ProviderErrorKind::Other,
         };
-        let name = Cow::Owned(std::io::Error::from_raw_os_error(code).to_string());
-        ProviderError { device, call, code: i64::from(code), name, kind }
+        let name = std::io::Error::from_raw_os_error(code).to_string();
+        ProviderError::new(device, call, kind, name).with_code(code.into())
     }
 }
 
@@ -135,8 +133,8 @@ mod system {
 impl HostPages {
     /// Not on this system: the driver's own page-locked memory serves instead.
     pub(crate) fn new(device: Device, _bytes: u64) -> Result<Self, ProviderError> {
-        let name = Cow::Borrowed("huge pages are asked for on Linux only");
-        Err(ProviderError { device, call: "mmap", code: 0, name, kind: ProviderErrorKind::Unsupported })
+        let name = "huge pages are asked for on Linux only";
+        Err(ProviderError::new(device, "mmap", ProviderErrorKind::Unsupported, name))
     }
 }
 

@@ -13,6 +13,7 @@ use crate::transfer::CudaTransfer;
 
 /// How host memory is page-locked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum PinnedMethod {
     /// Huge pages of our own, touched by several threads, then registered with the driver. On systems other than
     /// Linux the driver's own.
@@ -164,17 +165,14 @@ unsafe impl MemoryProvider for PinnedProvider {
 }
 
 impl PinnedProvider {
-    fn rename(&self, error: ProviderError) -> ProviderError {
-        ProviderError { device: self.device(), ..error }
+    fn rename(&self, mut error: ProviderError) -> ProviderError {
+        error.device = self.device();
+        error
     }
 
     fn only_segments(&self, call: &'static str, bytes: u64) -> ProviderError {
-        ProviderError {
-            device: self.device(),
-            call,
-            code: i64::try_from(bytes).unwrap_or(i64::MAX),
-            name: "page-locked memory comes in segments".into(),
-            kind: alloc_core::ProviderErrorKind::Unsupported,
-        }
+        let kind = alloc_core::ProviderErrorKind::Unsupported;
+        ProviderError::new(self.device(), call, kind, "page-locked memory comes in segments")
+            .with_code(i64::try_from(bytes).unwrap_or(i64::MAX))
     }
 }

@@ -144,18 +144,16 @@ mod tests {
     #[test]
     fn spans_are_side_by_side_and_say_what_they_are() {
         let slots = vec![SlotState::Taken, SlotState::Taken, SlotState::Free, SlotState::Cached];
-        let slab = SlabSnapshot { slot_bytes: 512, stream: Some(Stream::from_raw(7)), slots };
-        let piece = |address, bytes, state| Piece { address: Address::new(address), bytes, state };
+        let slab = SlabSnapshot::new(512, Some(Stream::from_raw(7)), slots);
+        let piece = |address, bytes, state| Piece::new(Address::new(address), bytes, state);
         let stream = None;
-        let run = Run {
-            pieces: vec![
-                piece(4096, 1024, PieceState::Used { requested: 1000, stream: Some(Stream::DEFAULT) }),
-                piece(5120, 2048, PieceState::Slab(slab)),
-                piece(7168, 512, PieceState::Parked { requested: 1, stream }),
-                piece(7680, 512, PieceState::Free { users: vec![Stream::from_raw(9)] }),
-                piece(8192, 512, PieceState::Free { users: Vec::new() }),
-            ],
-        };
+        let run = Run::new(vec![
+            piece(4096, 1024, PieceState::Used { requested: 1000, stream: Some(Stream::DEFAULT) }),
+            piece(5120, 2048, PieceState::Slab(slab)),
+            piece(7168, 512, PieceState::Parked { requested: 1, stream }),
+            piece(7680, 512, PieceState::Free { users: vec![Stream::from_raw(9)] }),
+            piece(8192, 512, PieceState::Free { users: Vec::new() }),
+        ]);
         let spans: Vec<_> = of(&run).collect();
         let mut end = 4096;
         for span in &spans {

@@ -48,6 +48,7 @@ pub struct Replay<'a> {
 
 /// On which threads a trace is replayed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Threading {
     /// All operations on the calling thread, in the order of the log.
     #[default]

@@ -49,17 +49,7 @@ impl PassReport {
 
     /// Calls to the backend in this pass, by kind.
     pub fn provider_calls(&self) -> ProviderCalls {
-        let (before, after) = (self.before.provider_calls, self.after.provider_calls);
-        ProviderCalls {
-            reserve: after.reserve.saturating_sub(before.reserve),
-            create: after.create.saturating_sub(before.create),
-            map: after.map.saturating_sub(before.map),
-            unmap: after.unmap.saturating_sub(before.unmap),
-            release: after.release.saturating_sub(before.release),
-            record: after.record.saturating_sub(before.record),
-            query: after.query.saturating_sub(before.query),
-            wait: after.wait.saturating_sub(before.wait),
-        }
+        self.after.provider_calls.since(&self.before.provider_calls)
     }
 
     /// The most bytes that the allocator had handed out, its rounding included, since it was made; `None` if it

@@ -48,8 +48,8 @@ fn points(path: Node<'_, '_>) -> Vec<(f64, f64)> {
 
 fn snapshot(runs: Vec<Vec<Piece>>) -> Snapshot {
     let mut snapshot = Snapshot::new(Device::CPU, Statistics::default());
-    let runs = runs.into_iter().map(|pieces| Run { pieces }).collect();
-    snapshot.arenas.push(ArenaSnapshot { index: 0, runs });
+    let runs = runs.into_iter().map(Run::new).collect();
+    snapshot.arenas.push(ArenaSnapshot::new(0, runs));
     snapshot
 }
 
@@ -59,7 +59,7 @@ fn pieces(start: u64, parts: impl IntoIterator<Item = (u64, PieceState)>) -> Vec
     let piece = |(bytes, state)| {
         let address = Address::new(end);
         end += bytes;
-        Piece { address, bytes, state }
+        Piece::new(address, bytes, state)
     };
     parts.into_iter().map(piece).collect()
 }
@@ -201,11 +201,8 @@ fn nothing_makes_a_page_too() {
 
 #[test]
 fn the_map_covers_each_run_once_and_each_piece_has_its_colour() {
-    let slab = PieceState::Slab(SlabSnapshot {
-        slot_bytes: 64 << 10,
-        stream: Some(Stream::from_raw(3)),
-        slots: vec![SlotState::Taken, SlotState::Free, SlotState::Cached, SlotState::Parked],
-    });
+    let slots = vec![SlotState::Taken, SlotState::Free, SlotState::Cached, SlotState::Parked];
+    let slab = PieceState::Slab(SlabSnapshot::new(64 << 10, Some(Stream::from_raw(3)), slots));
     let parked = PieceState::Parked { requested: 7, stream: None };
     let busy = PieceState::Free { users: vec![Stream::from_raw(3)] };
     let large =
@@ -325,8 +322,8 @@ fn many_small_runs_leave_the_largest_its_rows() {
 fn addresses_at_the_end_of_all_are_no_trouble() {
     let end = u64::MAX - 4 * MIB + 1;
     let last = snapshot(vec![vec![
-        Piece { address: Address::new(end), bytes: 4 * MIB - 1, state: used(u64::MAX) },
-        Piece { address: Address::new(u64::MAX), bytes: u64::MAX, state: free_for_all() },
+        Piece::new(Address::new(end), 4 * MIB - 1, used(u64::MAX)),
+        Piece::new(Address::new(u64::MAX), u64::MAX, free_for_all()),
     ]]);
     parse(&Picture::new("end").snapshot("where", &last).to_string());
 }

@@ -76,17 +76,8 @@ unsafe impl DeviceAllocator for Model {
         let number = books.allocations;
         books.allocations += 1;
         if books.fail_at == Some(number) {
-            let error = OutOfMemory {
-                device: self.device,
-                requested: layout.size(),
-                in_use: books.statistics.in_use.current,
-                reserved: 0,
-                largest_free: 0,
-                parked: 0,
-                limit: None,
-                device_free: None,
-                device_total: None,
-            };
+            let mut error = OutOfMemory::new(self.device, layout.size());
+            error.in_use = books.statistics.in_use.current;
             return Err(error.into());
         }
         let mut memory = vec![0_u8; (layout.size() + layout.align()) as usize];

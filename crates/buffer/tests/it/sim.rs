@@ -310,7 +310,7 @@ impl Machine {
 }
 
 fn error(device: Device, call: &'static str) -> ProviderError {
-    ProviderError { device, call, code: 700, name: "INJECTED".into(), kind: ProviderErrorKind::Other }
+    ProviderError::new(device, call, ProviderErrorKind::Other, "INJECTED").with_code(700)
 }
 
 #[derive(Debug)]

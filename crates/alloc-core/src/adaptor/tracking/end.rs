@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn what_is_in_use_is_told_though_the_allocator_lives_on() {
         let (recorder, page) = (Arc::new(Recorder::default()), Page::default());
-        let tracking = Tracking::new(simulated()).with_hook(Arc::clone(&recorder) as Arc<dyn EventHook>);
+        let tracking = Tracking::new(simulated()).with_event_hook(Arc::clone(&recorder) as Arc<dyn EventHook>);
         let block = allocate(&tracking, 100);
         let gone = allocate(&tracking, 7);
         let report = tracking.report_at_end().to(page.clone());
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn the_same_blocks_are_not_told_twice() {
         let (recorder, page) = (Arc::new(Recorder::default()), Page::default());
-        let tracking = Tracking::new(simulated()).with_hook(Arc::clone(&recorder) as Arc<dyn EventHook>);
+        let tracking = Tracking::new(simulated()).with_event_hook(Arc::clone(&recorder) as Arc<dyn EventHook>);
         let block = allocate(&tracking, 100);
         drop(tracking.report_at_end());
         drop(tracking.report_at_end().to(page.clone()));
@@ -144,7 +144,7 @@ mod tests {
             }
         }
         let recorder = Arc::new(Recorder::default());
-        let tracking = Tracking::new(simulated()).with_hook(Arc::clone(&recorder) as Arc<dyn EventHook>);
+        let tracking = Tracking::new(simulated()).with_event_hook(Arc::clone(&recorder) as Arc<dyn EventHook>);
         let _ = allocate(&tracking, 100);
         drop(tracking.report_at_end().to(Closed));
         assert_eq!(recorder.left(), [(1, 100)]);

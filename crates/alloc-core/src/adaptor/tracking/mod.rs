@@ -117,7 +117,7 @@ impl<A: DeviceAllocator> Tracking<A> {
 
     /// Whom to tell of refused releases and of blocks left at the end.
     #[must_use]
-    pub fn with_hook(mut self, hook: Arc<dyn EventHook>) -> Self {
+    pub fn with_event_hook(mut self, hook: Arc<dyn EventHook>) -> Self {
         self.books.hook = Some(hook);
         self
     }

@@ -72,7 +72,7 @@ pub(super) fn release(allocator: &impl DeviceAllocator, block: Block) -> Result<
 #[test]
 fn double_and_foreign_releases_never_reach_an_allocator_without_books() {
     let recorder = Arc::new(Recorder::default());
-    let allocator = Tracking::new(Credulous::default()).with_hook(Arc::clone(&recorder) as Arc<dyn EventHook>);
+    let allocator = Tracking::new(Credulous::default()).with_event_hook(Arc::clone(&recorder) as Arc<dyn EventHook>);
     let device = Device::CPU.simulated();
     let block = allocate(&allocator, 64);
     let altered = Block::from_parts(block.address(), 65, block.id());
@@ -147,7 +147,7 @@ fn what_is_left_is_told_at_the_end() {
     let recorder = Arc::new(Recorder::default());
     let inner = Arc::new(simulated());
     let hook = Arc::clone(&recorder) as Arc<dyn EventHook>;
-    let allocator = Tracking::new(Arc::clone(&inner)).with_hook(hook);
+    let allocator = Tracking::new(Arc::clone(&inner)).with_event_hook(hook);
     let _ = (allocate(&allocator, 7), allocate(&allocator, 8));
     drop(allocator);
     assert_eq!(*recorder.left.lock().unwrap(), [(2, 15)]);

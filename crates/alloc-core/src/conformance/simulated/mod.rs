@@ -21,8 +21,10 @@ pub use streams::SimulatedEvent;
 /// for an extension.
 pub const SIMULATED: Device = Device::new(DeviceKind::new(12, false), 0).simulated();
 
-/// How a [`SimulatedProvider`] behaves.
+/// How a [`SimulatedProvider`] behaves. New fields come with versions that are compatible by their number, so write it
+/// with `..SimulatedConfig::default()` at the end.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "written with `..SimulatedConfig::default()`, as its doc says")]
 pub struct SimulatedConfig {
     /// The device that it stands for: it says that it is the [simulated](Device::simulated) one.
     pub device: Device,

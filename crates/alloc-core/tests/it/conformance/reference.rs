@@ -138,18 +138,12 @@ impl Reference {
 
     fn out_of_memory(&self, books: &Books, layout: Layout) -> AllocError {
         let in_use = books.statistics.in_use.current;
-        OutOfMemory {
-            device: Device::CPU,
-            requested: if self.has(Flaw::ForgetsRequest) { 1 } else { layout.size() },
-            in_use: if self.has(Flaw::ForgetsInUse) { 0 } else { in_use },
-            reserved: books.statistics.reserved.current,
-            largest_free: 0,
-            parked: 0,
-            limit: Some(self.capacity),
-            device_free: None,
-            device_total: None,
-        }
-        .into()
+        let requested = if self.has(Flaw::ForgetsRequest) { 1 } else { layout.size() };
+        let mut figures = OutOfMemory::new(Device::CPU, requested);
+        figures.in_use = if self.has(Flaw::ForgetsInUse) { 0 } else { in_use };
+        figures.reserved = books.statistics.reserved.current;
+        figures.limit = Some(self.capacity);
+        figures.into()
     }
 
     /// Memory of just this size: free memory, or the host's.

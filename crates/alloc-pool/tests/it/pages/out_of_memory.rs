@@ -45,17 +45,13 @@ fn the_figures_are_true() {
     rig.give_used(shared, A, &[B]);
     let before = rig.figures();
     let error = error_of(rig.try_take(8 * PAGE, A));
-    let held = OutOfMemory {
-        device: rig.pool.device(),
-        requested: 8 * PAGE,
-        in_use: before.in_use.current,
-        reserved: rig.provider.physical_bytes(),
-        largest_free: rig.figures().largest_free,
-        parked: 2 * PAGE,
-        limit: None,
-        device_free: Some(16 * PAGE - rig.provider.physical_bytes()),
-        device_total: Some(16 * PAGE),
-    };
+    let mut held = OutOfMemory::new(rig.pool.device(), 8 * PAGE);
+    held.in_use = before.in_use.current;
+    held.reserved = rig.provider.physical_bytes();
+    held.largest_free = rig.figures().largest_free;
+    held.parked = 2 * PAGE;
+    held.device_free = Some(16 * PAGE - rig.provider.physical_bytes());
+    held.device_total = Some(16 * PAGE);
     assert_eq!(error, held);
     assert_eq!(*failures.0.lock().unwrap(), [error]);
     assert_eq!((rig.figures().requested, rig.figures().in_use), (before.requested, before.in_use));

@@ -13,17 +13,7 @@ fn calls_once_warm(rig: &Rig, rounds: usize, workload: impl Fn(&Rig)) -> Provide
     let before = rig.provider.calls();
     workload(rig);
     workload(rig);
-    let after = rig.provider.calls();
-    ProviderCalls {
-        reserve: after.reserve - before.reserve,
-        create: after.create - before.create,
-        map: after.map - before.map,
-        unmap: after.unmap - before.unmap,
-        release: after.release - before.release,
-        record: after.record - before.record,
-        query: after.query - before.query,
-        wait: after.wait - before.wait,
-    }
+    rig.provider.calls().since(&before)
 }
 
 fn mixed(rig: &Rig, streams: &[Stream]) {
