@@ -10,6 +10,21 @@ use crate::{
 
 /// Hands out device memory in stream order.
 ///
+/// ```
+/// use alloc_core::{Device, DeviceAllocator, Layout, SimulatedAllocator, Stream, StreamSet};
+///
+/// fn use_memory(allocator: &dyn DeviceAllocator) -> Result<(), Box<dyn std::error::Error>> {
+///     let block = allocator.allocate(Layout::array::<f32>(1000)?, Stream::DEFAULT)?;
+///     // ... submit work to the stream that uses `block.address()` ...
+///     assert_eq!(allocator.statistics().requested.current, 4000);
+///     // SAFETY: all work on the block was submitted to its stream, and none follows.
+///     unsafe { allocator.release(block, Stream::DEFAULT, StreamSet::EMPTY)? };
+///     Ok(())
+/// }
+/// use_memory(&SimulatedAllocator::new(Device::cuda(0), 1 << 30))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Streams
 /// A block is born on the stream that it was allocated for: work submitted there after [`allocate`] returns may use
 /// it. Work on another stream may use it once that stream was made to wait for the first, and such a stream must be

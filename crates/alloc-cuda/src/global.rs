@@ -135,6 +135,19 @@ fn environment(_device: Device) -> Result<PoolConfig, AllocError> {
 
 /// A private pool of a device's memory. Streams of this crate tell it when they go.
 ///
+/// ```
+/// use alloc_core::AllocError;
+/// use alloc_cuda::{DeviceOptions, device_pool};
+/// use alloc_pool::PoolConfig;
+///
+/// if alloc_cuda::is_available() {
+///     let config = PoolConfig { limit: Some(1 << 30), ..PoolConfig::default() };
+///     let pool = device_pool(0, &DeviceOptions::default().headroom(64 << 20), config)?;
+///     assert_eq!(pool.limit(), Some(1 << 30));
+/// }
+/// # Ok::<(), AllocError>(())
+/// ```
+///
 /// # Errors
 /// As [`DeviceProvider::new`] and [`Pool::new`].
 pub fn device_pool(ordinal: u16, options: &DeviceOptions, config: PoolConfig) -> Result<Arc<DevicePool>, AllocError> {

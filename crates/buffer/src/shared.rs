@@ -32,6 +32,17 @@ use crate::{BorrowedBuffer, Buffer, BufferError};
 pub struct SharedBuffer(Arc<Buffer>);
 
 /// A handle that does not keep its buffer's memory alive.
+///
+/// ```
+/// use buffer::{Buffer, SharedBuffer};
+///
+/// let shared = SharedBuffer::from(Buffer::zeroed(alloc_cpu::global()?, 64)?);
+/// let weak = shared.downgrade();
+/// assert!(weak.upgrade().is_some_and(|again| again.is_same(&shared)));
+/// drop(shared);
+/// assert!(weak.upgrade().is_none());
+/// # Ok::<(), buffer::BufferError>(())
+/// ```
 #[derive(Clone, Default)]
 pub struct WeakBuffer(Weak<Buffer>);
 
