@@ -186,7 +186,10 @@ def reports_answer():
     torch.cuda.memory_summary()
     torch.cuda.reset_accumulated_memory_stats()
     snapshot = torch.cuda.memory_snapshot()
-    expect([part["total_size"] for part in snapshot if part["address"] == x.data_ptr()] == [10 * MIB], snapshot)
+    blocks = [block for segment in snapshot for block in segment["blocks"] if block["address"] == x.data_ptr()]
+    expect([(block["requested_size"], block["state"]) for block in blocks] == [(10 * MIB, "active_allocated")], snapshot)
+    traces = torch.cuda.memory._snapshot()["device_traces"]
+    expect(len(traces) == torch.cuda.device_count(), "PyTorch's viewer takes the devices from there")
     torch.cuda.set_per_process_memory_fraction(0.01)
     total = torch.cuda.get_device_properties(0).total_memory
     try:
