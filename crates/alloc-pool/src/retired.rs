@@ -120,7 +120,8 @@ impl<P: MemoryProvider> Inner<P> {
         if is_over {
             tags.leave_shared(stream);
         }
-        self.forget_retired(&mut tags);
+        // One that is captured is not among the living any more, whose captures forbid to ask.
+        self.forget_retired(&mut tags, is_known);
         drop(tags);
         self.tell_deferred();
         if tag.is_some() {
@@ -136,9 +137,11 @@ impl<P: MemoryProvider> Inner<P> {
         Ok(self.driver.record(stream)?.map_or(End::Over, |event| End::At(Arc::new(event))))
     }
 
-    /// Gives back the events of retired streams whose work is complete by now, and forgets the oldest of too many.
-    fn forget_retired(&self, tags: &mut Tags<P::Event>) {
-        let asked = if self.may_ask_in(tags) { ASKED.min(tags.retired.pending.len()) } else { 0 };
+    /// Gives back the events of retired streams whose work is complete by now, if they `may_be_asked`, and forgets the oldest of too
+    /// many.
+    fn forget_retired(&self, tags: &mut Tags<P::Event>, may_be_asked: bool) {
+        let pending = if may_be_asked { ASKED.min(tags.retired.pending.len()) } else { 0 };
+        let asked = if pending > 0 && self.may_ask_in(tags) { pending } else { 0 };
         for _ in 0..asked {
             let Some(stream) = tags.retired.pending.pop_front() else { break };
             match tags.retired.end_of(stream).map(|end| self.settle_end(end)) {

@@ -451,3 +451,26 @@ fn nothing_is_asked_when_a_stream_ends_while_another_is_captured() {
     rig.provider.complete_everything();
     rig.close();
 }
+
+#[test]
+fn nothing_is_asked_when_a_stream_ends_that_is_captured_itself() {
+    for is_known in [true, false] {
+        let rig = tight();
+        // One that ended before, and whose end was to be asked for.
+        let block = rig.take(PAGE, B);
+        rig.work(block, B);
+        rig.give(block, B);
+        rig.pool.retire_stream(B);
+        if is_known {
+            let block = rig.take(PAGE, A);
+            rig.give(block, A);
+        }
+        rig.provider.set_capturing(A, true);
+        let before = rig.stream_calls();
+        rig.pool.retire_stream(A);
+        assert_eq!(rig.stream_calls(), before);
+        rig.provider.set_capturing(A, false);
+        rig.provider.assert_clean();
+        rig.provider.complete_everything();
+    }
+}
