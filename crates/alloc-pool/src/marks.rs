@@ -223,7 +223,7 @@ impl<P: MemoryProvider> Inner<P> {
     /// Waits until all marks are passed, but for those of which that can't be known; whether any were.
     pub(crate) fn wait_for_marks(&self) -> bool {
         let mut table = self.lock_tags();
-        if !self.may_ask_in(&table) {
+        if !self.may_ask_in(&mut table) {
             return false;
         }
         let taken = table.marks.take_all();

@@ -273,4 +273,31 @@ mod tests {
         assert_eq!(shared(), 0);
         provider.assert_clean();
     }
+
+    #[test]
+    fn whoever_asks_all_that_share_a_tag_forgets_those_that_are_over() {
+        let provider = SimulatedProvider::new(SimulatedConfig::default());
+        let pool = Pool::new(provider.clone(), PoolConfig::default()).unwrap();
+        let streams: Vec<_> = (1..=2 * TAGS as u64).map(Stream::from_raw).collect();
+        for &stream in &streams {
+            let block = pool.allocate(Layout::bytes(1 << 20).unwrap(), stream).unwrap();
+            provider.submit(stream, block.address(), block.size());
+            Inner::release(&pool.inner, block, stream, StreamSet::EMPTY).unwrap();
+        }
+        // Every other one ends, and one of these is busy, for which no other waits.
+        let (ended, busy) = (TAGS / 2, streams[2 * TAGS - 1]);
+        streams.iter().skip(TAGS + 1).step_by(2).for_each(|&stream| pool.retire_stream(stream));
+        streams.iter().filter(|&&stream| stream != busy).for_each(|&stream| provider.complete_all(stream));
+        let ask = || {
+            let mut tags = pool.inner.lock_tags();
+            let is_idle = pool.inner.is_tag_idle(&mut tags, SHARED_TAG);
+            (is_idle, tags.streams_of(SHARED_TAG).to_vec())
+        };
+        assert_eq!((ask().0, ask().1.first()), (false, Some(&busy)));
+        provider.complete_everything();
+        let (is_idle, left) = ask();
+        assert!(is_idle && left.len() == TAGS + 1 - ended, "{left:?}");
+        assert!(!left.iter().any(|&left| pool.inner.lock_tags().retired.contains(left)), "{left:?}");
+        provider.assert_clean();
+    }
 }

@@ -12,13 +12,18 @@ use crate::streams::Tags;
 
 impl<P: MemoryProvider> Inner<P> {
     /// Whether all work is complete that was submitted so far to the streams that share a tag. One that is busy comes first from then
-    /// on, as it may well be next time.
+    /// on, as it may well be next time; one that has ended, and is over, is not asked again.
     pub(crate) fn are_sharers_idle(&self, table: &mut Tags<P::Event>) -> bool {
-        for index in 0..table.shared.len() {
-            let stream = table.shared[index];
+        let mut index = 0;
+        while let Some(&stream) = table.shared.get(index) {
             if !self.is_idle_in(table, stream).unwrap_or(false) {
                 table.shared.swap(0, index);
                 return false;
+            }
+            if table.retired.contains(stream) {
+                table.shared.swap_remove(index);
+            } else {
+                index += 1;
             }
         }
         true

@@ -30,6 +30,8 @@ pub(crate) struct Tags<E> {
     pub(crate) shared: Vec<Stream>,
     /// By tag.
     pub(crate) crossings: [Crossings; TAGS],
+    /// Whether events may be asked, as far as that was found out under this hold of the lock: all streams are asked for it.
+    may_ask: Option<bool>,
     pub(crate) marks: Marks<E>,
     pub(crate) retired: Retired<E>,
 }
@@ -43,6 +45,7 @@ impl<E> Tags<E> {
             lost: 0,
             shared: Vec::new(),
             crossings: [Crossings::NONE; TAGS],
+            may_ask: None,
             marks: Marks::new(),
             retired: Retired::new(),
         }
@@ -98,7 +101,10 @@ const MAX_ARENA_BYTES: u64 = 1 << 41;
 
 impl<P: MemoryProvider> Inner<P> {
     pub(crate) fn lock_tags(&self) -> MutexGuard<'_, Tags<P::Event>> {
-        self.tags.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut tags = self.tags.lock().unwrap_or_else(PoisonError::into_inner);
+        // A capture may have begun or ended since.
+        tags.may_ask = None;
+        tags
     }
 
     fn lock_seats(&self) -> MutexGuard<'_, Seats> {
@@ -236,6 +242,8 @@ impl<P: MemoryProvider> Inner<P> {
         // Not before the tag is certain: what waits for a retired stream that has no name any more is taken to be over.
         self.forget_namesake(tags, stream);
         tags.tags.insert(stream, tag);
+        // It may be captured.
+        tags.may_ask = None;
         Ok(tag)
     }
 
@@ -298,7 +306,7 @@ impl<P: MemoryProvider> Inner<P> {
 
     /// Whether events may be asked and waited for: not while a stream of this pool is being captured.
     pub(crate) fn may_ask(&self) -> bool {
-        self.may_ask_in(&self.lock_tags())
+        self.may_ask_in(&mut self.lock_tags())
     }
 
     /// The streams that `stream` can't be made to wait for: those being captured, and all if it is captured itself.
@@ -308,11 +316,17 @@ impl<P: MemoryProvider> Inner<P> {
             return TagSet::MAX;
         }
         let tags = self.lock_tags();
-        tags.tags.iter().filter(|(stream, _)| is_captured(**stream)).fold(tags.lost, |set, (_, tag)| set | 1 << tag)
+        tags.tags.iter().fold(tags.lost, |set, (&stream, &tag)| {
+            // Of those that share a tag one is enough.
+            if set & 1 << tag == 0 && is_captured(stream) { set | 1 << tag } else { set }
+        })
     }
 
-    pub(crate) fn may_ask_in(&self, tags: &Tags<P::Event>) -> bool {
-        !tags.tags.keys().any(|&stream| self.driver.provider().is_capturing(stream).unwrap_or(false))
+    /// The same under the lock of the tags, where it is asked once.
+    pub(crate) fn may_ask_in(&self, tags: &mut Tags<P::Event>) -> bool {
+        let Tags { tags, may_ask, .. } = tags;
+        let is_captured = |&stream: &Stream| self.driver.provider().is_capturing(stream).unwrap_or(false);
+        *may_ask.get_or_insert_with(|| !tags.keys().any(is_captured))
     }
 
     /// Those of the tags all of whose work submitted so far is known to be complete.

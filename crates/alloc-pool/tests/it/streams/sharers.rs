@@ -241,6 +241,34 @@ fn a_captured_stream_has_its_own_and_nobody_is_asked_meanwhile() {
 }
 
 #[test]
+fn whether_any_is_captured_is_not_found_out_for_each_that_has_ended() {
+    const ENDED: u64 = 200;
+    let rig = tight();
+    let streams = sharers(&rig, ENDED + 1);
+    let (last, ended) = streams.split_last().unwrap();
+    let kept = rig.take(512, *last);
+    all_at_a_time(&rig, ended, 64 * KIB);
+    ended.iter().for_each(|&stream| rig.pool.retire_stream(stream));
+    rig.provider.complete_everything();
+    // Whatever may fail and is none of these calls is a question about a capture.
+    let asked = || {
+        let calls = rig.provider.calls();
+        let others = calls.reserve + calls.create + calls.map + calls.unmap + calls.release;
+        (calls.query, rig.provider.fallible_calls() - others - calls.record - calls.query - calls.wait)
+    };
+    // Of memory that many used all are asked.
+    let before = asked();
+    let block = rig.take(3 * PAGE, *last);
+    let after = asked();
+    let (queries, captures) = (after.0 - before.0, after.1 - before.1);
+    assert!(queries >= ENDED && captures < 10 * (63 + 1), "{queries} questions, {captures} about captures");
+    rig.work(block, *last);
+    rig.give(block, *last);
+    rig.give(kept, *last);
+    rig.close();
+}
+
+#[test]
 fn all_of_it_goes_back_to_the_device() {
     let rig = tight();
     let streams = sharers(&rig, 150);
