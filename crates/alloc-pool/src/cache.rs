@@ -61,6 +61,8 @@ pub(crate) struct CacheCounters {
     pub(crate) refills: AtomicU64,
     pub(crate) allocated: [AtomicU64; CLASSES],
     pub(crate) released: [AtomicU64; CLASSES],
+    /// The place in the list of all, whose lock is held by whoever reads it or writes it.
+    pub(crate) place: AtomicU64,
 }
 
 impl Default for CacheCounters {
@@ -72,6 +74,7 @@ impl Default for CacheCounters {
             refills: AtomicU64::new(0),
             allocated: std::array::from_fn(|_| AtomicU64::new(0)),
             released: std::array::from_fn(|_| AtomicU64::new(0)),
+            place: AtomicU64::new(0),
         }
     }
 }
@@ -406,6 +409,18 @@ pub(crate) struct Kept {
     home: Weak<dyn CacheHome>,
 }
 
+impl Kept {
+    pub(crate) fn new(pool: u64, key: CacheKey, home: Weak<dyn CacheHome>, fresh: Fresh) -> Self {
+        let cache = StreamCache::new(fresh.seat, fresh.byte_bound, fresh.counters);
+        Self { cache, key, pool, home }
+    }
+
+    /// Whether the pool is gone.
+    pub(crate) fn is_homeless(&self) -> bool {
+        self.home.strong_count() == 0
+    }
+}
+
 impl Drop for Kept {
     fn drop(&mut self) {
         if let Some(home) = self.home.upgrade() {
@@ -454,29 +469,24 @@ pub(crate) struct Fresh {
     pub(crate) counters: Arc<CacheCounters>,
 }
 
-/// Gives this thread a cache. Those of pools that are gone are freed.
-/// `false` if the thread's caches can't be had.
+/// Gives this thread a cache. `false` if the thread's caches can't be had.
 pub(crate) fn install(pool: u64, key: CacheKey, home: Weak<dyn CacheHome>, fresh: Fresh) -> bool {
-    let gone = local::all(|caches| {
+    let installed = local::all(|caches| {
         owners::join();
-        let gone = caches.take(|old| old.home.strong_count() == 0);
-        let cache = StreamCache::new(fresh.seat, fresh.byte_bound, fresh.counters);
-        caches.add(Box::new(Kept { key, pool, cache, home }));
-        gone
+        caches.add(Box::new(Kept::new(pool, key, home, fresh)));
     });
-    // Those that are gone are emptied here, with the caches free for use: giving blocks back may call a hook that
-    // allocates.
-    gone.is_some()
+    installed.is_some()
 }
 
-/// Empties this thread's caches of the pool's other epochs.
+/// Empties this thread's caches of the pool's other epochs. Those of pools that are gone are freed.
 pub(crate) fn drain_others(pool: u64, epoch: u64) {
-    drop(local::all(|caches| caches.take(|kept| kept.pool == pool && kept.key.epoch != epoch)));
+    // Emptied with the caches free for use: giving blocks back may call a hook that allocates.
+    drop(local::all(|caches| caches.sweep(pool, epoch)));
 }
 
 /// Empties this thread's caches of the pool.
 pub(crate) fn drain(pool: u64) {
-    // Emptied with the caches free for use, too.
+    // With the caches free for use, too.
     drop(local::all(|caches| caches.take(|kept| kept.pool == pool)));
 }
 

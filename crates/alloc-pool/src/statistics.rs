@@ -81,13 +81,18 @@ impl Sums {
 
 impl CacheTotals {
     pub(crate) fn add(&mut self, counters: Arc<CacheCounters>) {
+        counters.place.store(self.living.len() as u64, Ordering::Relaxed);
         self.living.push(counters);
     }
 
     /// Adds the counters of a cache that goes away to the sums.
     pub(crate) fn retire(&mut self, counters: &Arc<CacheCounters>) {
-        if let Some(position) = self.living.iter().position(|living| Arc::ptr_eq(living, counters)) {
-            let counters = self.living.swap_remove(position);
+        let place = counters.place.load(Ordering::Relaxed) as usize;
+        if self.living.get(place).is_some_and(|living| Arc::ptr_eq(living, counters)) {
+            let counters = self.living.swap_remove(place);
+            if let Some(moved) = self.living.get(place) {
+                moved.place.store(place as u64, Ordering::Relaxed);
+            }
             counters.cached.store(0, Ordering::Relaxed);
             self.gone.allocated = self.gone.allocated.and(Flow::allocated(&counters));
             self.gone.released = self.gone.released.and(Flow::released(&counters));
@@ -182,5 +187,31 @@ impl<P: MemoryProvider> Inner<P> {
         statistics.rejected_releases = self.rejected.load(Ordering::Relaxed);
         statistics.provider_calls = self.driver.calls();
         statistics
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_order_caches_go_in_each_is_counted_once() {
+        let mut totals = CacheTotals::default();
+        let mut living: Vec<_> = (0..100).map(|_| Arc::new(CacheCounters::default())).collect();
+        for counters in &living {
+            totals.add(Arc::clone(counters));
+            counters.count_allocation(3, 0);
+            counters.cached.store(7, Ordering::Relaxed);
+        }
+        let mut step = 0;
+        while !living.is_empty() {
+            step += 1;
+            let counters = living.swap_remove(step * 37 % living.len());
+            totals.retire(&counters);
+            totals.retire(&counters);
+            let sums = totals.sums();
+            assert_eq!((sums.allocated.blocks, sums.cached), (100, 7 * living.len() as u64));
+            assert_eq!(totals.living.len(), living.len());
+        }
     }
 }
