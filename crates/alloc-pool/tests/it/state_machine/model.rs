@@ -42,18 +42,25 @@ pub struct Model {
 
 type Outcome = Result<(), TestCaseError>;
 
-const STREAMS: u64 = 4;
+/// So many streams come before the others, and do nothing more.
+const BYSTANDERS: u64 = 61;
 
 impl Model {
-    pub fn new(provider: SimulatedConfig, config: PoolConfig) -> Self {
+    /// A pool that `streams` come to, or a few fewer than it can tell apart and then as many.
+    pub fn new(provider: SimulatedConfig, config: PoolConfig, (streams, among_many): (u64, bool)) -> Self {
+        let rig = Rig::new(provider, config.clone());
+        let bystanders = if among_many { BYSTANDERS } else { 0 };
+        for stream in (0..bystanders).map(|number| Stream::from_raw(1_000_000 + number)) {
+            rig.give(rig.take(512, stream), stream);
+        }
         Self {
-            rig: Rig::new(provider, config.clone()),
+            rig,
             config,
-            streams: (1..=STREAMS).map(Stream::from_raw).collect(),
+            streams: (1..=streams).map(Stream::from_raw).collect(),
             gone: Vec::new(),
             living: Vec::new(),
             dead: Vec::new(),
-            allocations: 0,
+            allocations: bystanders,
             refused_releases: 0,
             steps: 0,
         }
