@@ -5,7 +5,7 @@ use alloc_core::{MemoryProvider, ProviderError};
 use super::{Pages, Place};
 use crate::notes::Note;
 use crate::park::Parked;
-use crate::placement::heap::{Asker, Kind, TagSet};
+use crate::placement::heap::{Asker, Kind, SHARED_SET, TagSet};
 use crate::pool::Inner;
 
 /// What to do about memory that work in flight may still touch.
@@ -41,11 +41,15 @@ impl<P: MemoryProvider> Inner<P> {
         let mut users = pages.idle.iter().fold(0, |users, &handle| users | pages.handles[handle as usize].users);
         let mut stamps = Vec::new();
         // What can never be waited for stays apart, lest it keep back what it lies beside.
-        let joinable = !self.lock_tags().lost;
+        let mut joinable = !self.lock_tags().lost;
+        // Joined by force, what streams that share a tag have would be nobody's own, and whoever wanted some of it would wait for all of
+        // them: not where that is done at any release, and most of it stays.
+        let own_apart = if patience == Patience::Leave { joinable & SHARED_SET } else { 0 };
+        joinable &= !own_apart;
         for arena in 0..pages.arena_count() {
             let Some(owner) = self.arena(arena) else { continue };
             let mut state = owner.lock();
-            state.heap.join_neighbours(joinable);
+            users |= state.heap.join_neighbours(joinable) & own_apart;
             stamps.push((owner, state.heap.now()));
             pages.search += 1;
             pages.scratch.found.clear();
@@ -61,7 +65,11 @@ impl<P: MemoryProvider> Inner<P> {
             Patience::Leave => self.idle_tags(users),
         };
         for (owner, stamp) in stamps {
-            owner.lock().heap.note_complete(complete, stamp);
+            let heap = &mut owner.lock().heap;
+            heap.note_complete(complete, stamp);
+            if complete & own_apart != 0 {
+                heap.join_neighbours(joinable);
+            }
         }
         complete
     }

@@ -161,12 +161,14 @@ impl Heap {
         self.join_neighbours(if self.marked == 0 { own_set(tag) } else { 0 });
     }
 
-    /// Merges free neighbours that were kept apart: those that no stream but `users` may still use.
-    pub(crate) fn join_neighbours(&mut self, users: TagSet) {
+    /// Merges free neighbours that were kept apart: those that no stream but `users` may still use. The streams that others are kept
+    /// apart for.
+    pub(crate) fn join_neighbours(&mut self, users: TagSet) -> TagSet {
         // The one that several share stands for several.
         if self.seen.count_ones() < 2 && self.seen & SHARED_SET == 0 {
-            return;
+            return 0;
         }
+        let mut kept_apart = 0;
         let mut index = self.containing(0, 0);
         while index != NIL {
             let next = self.nodes[index as usize].next;
@@ -184,8 +186,10 @@ impl Heap {
                 self.nodes[index as usize].users = unfinished;
                 self.attach(index, Kind::Free);
             } else {
+                kept_apart |= unfinished & !users;
                 index = next;
             }
         }
+        kept_apart
     }
 }

@@ -269,6 +269,32 @@ fn whether_any_is_captured_is_not_found_out_for_each_that_has_ended() {
 }
 
 #[test]
+fn what_is_more_than_may_be_kept_stays_with_its_streams_until_these_are_idle() {
+    const SIZE: u64 = 300 * KIB;
+    let threshold = 2 * PAGE;
+    let rig = Rig::new(simulated(), PoolConfig { release_threshold: Some(threshold), ..PoolConfig::default() });
+    let streams = sharers(&rig, 100);
+    let blocks = all_at_a_time(&rig, &streams, SIZE);
+    assert!(rig.figures().reserved.current > threshold);
+    let (records, asked, waits) = rig.stream_calls();
+    for (&first, &stream) in blocks.iter().zip(&streams) {
+        let block = rig.take(SIZE, stream);
+        rig.work(block, stream);
+        assert_eq!(block.address(), first.address());
+        rig.give(block, stream);
+    }
+    let after = rig.stream_calls();
+    assert_eq!((after.0, after.2), (records, waits), "nobody waits for another");
+    assert!(after.1 - asked <= 2 * streams.len() as u64, "{} questions", after.1 - asked);
+    // In each page are blocks of several streams.
+    rig.provider.complete_everything();
+    let block = rig.take(SIZE, streams[0]);
+    rig.give(block, streams[0]);
+    assert!(rig.figures().reserved.current <= threshold);
+    rig.close();
+}
+
+#[test]
 fn all_of_it_goes_back_to_the_device() {
     let rig = tight();
     let streams = sharers(&rig, 150);
