@@ -1,10 +1,11 @@
 #!/bin/sh
 # Runs the workloads through the pool and its peers on this machine's GPU, and prints one table with ratios.
 #
-#     run.sh [--quick] [--cpu] [--bench NAME]... [--out FILE]
+#     run.sh [--quick] [--cpu] [--bench NAME]... [--traces DIR] [--out FILE]
 #
 # --quick takes seconds and shows that everything works; --cpu runs the pool over host memory against the C library's
-# heap, without a GPU; --bench runs one workload alone; --out keeps the results, one JSON object a line.
+# heap, without a GPU; --bench runs one workload alone; --traces replays the recordings of another folder (RMM's CSV, plain,
+# .gz or .zst); --out keeps the results, one JSON object a line.
 #
 # PyTorch takes part if `python3 -c 'import torch'` works, RMM if its wheels (librmm and rapids-logger, unpacked into
 # one folder) are in the folder that RMM_ROOT names, in the folder `rmm` beside this script, or among Python's packages.
@@ -24,6 +25,7 @@ cuda=${CUDA_HOME:-/usr/local/cuda}
 backend=cuda
 quick=
 benches=
+traces=$here/../traces
 out=
 failed=
 
@@ -45,6 +47,11 @@ while [ $# -gt 0 ]; do
         benches="$benches $2"
         shift
         ;;
+    --traces)
+        [ $# -ge 2 ] || usage
+        traces=$2
+        shift
+        ;;
     --out)
         [ $# -ge 2 ] || usage
         out=$2
@@ -60,12 +67,16 @@ mkdir -p "$build"
 out=${out:-$build/results.jsonl}
 : >"$out"
 
-traces=$here/../traces
-[ -d "$traces" ] || { say "there are no recordings in $traces"; exit 1; }
+set --
+for file in "$traces"/*.csv "$traces"/*.csv.gz "$traces"/*.csv.zst; do
+    if [ -f "$file" ]; then set -- "$@" "$file"; fi
+done
+[ $# -ge 1 ] || { say "there are no recordings in $traces"; exit 1; }
 
-# The pool replays the recordings as they are; the peers' programs read plain CSV.
+# Plain CSV is what the peers' programs read. What an earlier run left would be replayed, too.
 csv=$build/traces
-"$ours" $quick --write-csv "$csv" --trace "$traces"/*.csv.zst
+rm -rf "$csv"
+"$ours" $quick --write-csv "$csv" --trace "$@"
 
 # Runs a program, adding its results. One that fails does not keep the others from running.
 run() {
@@ -92,7 +103,7 @@ run() {
 # shellcheck disable=SC2086 # lists of words
 run_one() {
     case $1 in
-    alloc-pool) run "$1" "$ours" --backend $backend $quick --bench $bench --trace "$traces"/$recording.csv.zst ;;
+    alloc-pool) run "$1" "$ours" --backend $backend $quick --bench $bench --trace "$csv"/$recording.csv ;;
     heap) run_peer "$1" "$build/heap" ;;
     torch) run_peer "$1" env -u PYTORCH_CUDA_ALLOC_CONF -u PYTORCH_ALLOC_CONF "$build/torch" torch ;;
     torch-expandable)

@@ -1,6 +1,6 @@
-"""Native PyTorch against ours: losses, step times and memory of the six workloads, in one table.
+"""Native PyTorch against ours: losses, step times and memory of the six workloads, or of any, in one table.
 
-    python3 compare.py [--json FILE] [--rounds N] [--seconds S] [--expandable] [NAME...]
+    python3 compare.py [--json FILE] [--rounds N] [--seconds S] [--expandable] [--programs] [NAME...]
 
 Each round runs every workload in three processes at the same time, two natively and one on our memory, which take turns from
 step to step (`turns.py`). Losses that native runs have in common bit for bit have to be ours as well. If two native runs
@@ -16,12 +16,18 @@ import sys
 
 import runner
 from deterministic import STRICT, USUAL
+from programs import PROGRAMS
 from workloads import WORKLOADS
 
 GIB = 1 << 30
 NAMES = ["prefetch_streams", "gnn_sampled", "gpt2_train", "moe_train", "maskrcnn_train", "llama_generate"]
-#: Steps of a round, more than a workload's usual ones: of few steps the median says little.
-STEPS = {"gpt2_train": 80, "moe_train": 60, "maskrcnn_train": 40, "llama_generate": 12}
+#: Steps of a round, where there are more than a workload's usual ones, as of few steps the median says little and a pool may
+#: take a hundred to come to rest, or fewer of one that is made to be recorded.
+STEPS = {
+    "gpt2_train": 80, "moe_train": 60, "maskrcnn_train": 40, "llama_generate": 12,
+    "resnet_train": 60, "unet_diffusion": 72, "bert_varlen": 72, "lstm_lm": 100, "dlrm": 120, "kv_serving": 120,
+    "checkpointed": 60, "pipeline_streams": 330, "two_workers": 4001, "pointcloud": 240, "beam": 4, "video3d": 160,
+}  # fmt: skip
 #: Native runs that a workload needs whose losses differ from run to run.
 RUNS_FOR_NOISE = 4
 
@@ -177,15 +183,18 @@ def collect(workloads, options, budget, out):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=NAMES, metavar="NAME")
+    parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--json", help="where every run is written, a line each")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=240.0, help="for everything; rounds that don't fit are left out")
     parser.add_argument("--expandable", action="store_true", help="PyTorch's expandable segments as well")
+    parser.add_argument("--programs", action="store_true", help="the thirteen of programs.py, and what is named")
     options = parser.parse_args()
-    unknown = [name for name in options.names if name not in WORKLOADS]
+    options.names += PROGRAMS if options.programs else [] if options.names else NAMES
+    known = [*WORKLOADS, *PROGRAMS]
+    unknown = [name for name in options.names if name not in known]
     if unknown:
-        parser.error(f"no workload is named {', '.join(unknown)}; there are {', '.join(WORKLOADS)}")
+        parser.error(f"no workload is named {', '.join(unknown)}; there are {', '.join(known)}")
     runner.import_for(options.names)
     print(f"{runner.elapsed():5.0f} s  everything is imported", flush=True)
     others = ["expandable"] if options.expandable else []

@@ -1,25 +1,40 @@
-"""Thirteen further programs with random weights and inputs, for recordings that no allocator here was made with.
+"""Thirteen further programs with random weights and inputs, which no allocator here was made with.
 
-Each function builds a program and returns a function for one step, which is given the step's number. Sizes are drawn anew in
-each step, by `random`. Results are bound to no more names than a step needs, as a name keeps memory.
+Each function builds a program and returns a function for one step, which is given the step's number and returns a tensor
+that depends on what the step computed: the loss where there is one. Sizes are drawn anew in each step, by `random`. Results
+are bound to no more names than a step needs, as a name keeps memory.
 """
 
+import itertools
 import random
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-#: name: (function, steps)
+#: name: (function, steps, steps between waits for the device)
 PROGRAMS = {}
 
 
-def program(steps):
+def program(steps, wait_every=1):
     def add(function):
-        PROGRAMS[function.__name__] = (function, steps)
+        PROGRAMS[function.__name__] = (function, steps, wait_every)
         return function
 
     return add
+
+
+def as_workload(name):
+    """A program in the form of a workload, whose steps count by themselves."""
+    function, steps, wait_every = PROGRAMS[name]
+
+    def build(scale):
+        if scale != 1.0:
+            raise ValueError(f"{name} has one size, and can't be scaled by {scale}")
+        step, numbers = function(), itertools.count()
+        return lambda: step(next(numbers))
+
+    return build, steps, wait_every
 
 
 @program(steps=180)
@@ -44,6 +59,7 @@ def resnet_train():
             with torch.no_grad():
                 model(torch.rand(128, 3, 256, 256, device="cuda"))
             model.train()
+        return loss.detach()
 
     return step
 
@@ -105,12 +121,13 @@ def unet_diffusion():
                     both = model(torch.cat([x, x]))
                     plain, guided = both.chunk(2)
                     x = x - 0.01 * (plain + 7.5 * (guided - plain))
-        else:
-            x = torch.randn(batch, 4, side, side, device="cuda")
-            loss = F.mse_loss(model(x), x)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+                return x.double().mean()
+        x = torch.randn(batch, 4, side, side, device="cuda")
+        loss = F.mse_loss(model(x), x)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
 
     return step
 
@@ -135,6 +152,7 @@ def bert_varlen():
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
 
     return step
 
@@ -161,9 +179,11 @@ def lstm_lm():
     def step(_):
         shape = (random.randint(4, 64), random.randint(10, 100))
         tokens = torch.randint(0, 30000, shape, device="cuda")
-        F.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten()).backward()
+        loss = F.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten())
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        return loss.detach()
 
     return step
 
@@ -204,6 +224,7 @@ def dlrm():
         dense.step()
         sparse.zero_grad()
         dense.zero_grad()
+        return loss.detach()
 
     return step
 
@@ -250,6 +271,7 @@ def kv_serving():
         for request in requests:
             request.left -= 1
         requests[:] = [request for request in requests if request.left > 0]
+        return sum((score.double().max() for score in scores), x.double().mean())
 
     return step
 
@@ -278,6 +300,7 @@ def checkpointed():
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
 
     return step
 
@@ -301,17 +324,19 @@ def pipeline_streams():
                 torch.cuda.current_stream().wait_stream(stream)
                 x = y
             x.record_stream(torch.cuda.current_stream())
-            x.sum().backward()
+            loss = x.sum()
+            loss.backward()
         for stream in streams:
             torch.cuda.current_stream().wait_stream(stream)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
+        return loss.detach()
 
     return step
 
 
-@program(steps=4500)
+@program(steps=4500, wait_every=50)
 def two_workers():
     """Copies on one stream, up to six ahead of two workers that take them at random."""
     copier, one, other = (torch.cuda.Stream() for _ in range(3))
@@ -326,7 +351,7 @@ def two_workers():
         copied.record(copier)
         queue.append((x, copied))
         if len(queue) <= random.randint(1, 6):
-            return
+            return torch.zeros(())
         x, copied = queue.pop(0)
         worker = one if random.random() < 0.5 else other
         worker.wait_event(copied)
@@ -335,10 +360,10 @@ def two_workers():
             y = x
             for weight in weights:
                 y = F.gelu(y @ weight)
+            spread = y.std()
             if number % 40 == 0:
-                y.std().item()
-            else:
-                y.std()
+                spread.item()
+        return spread
 
     return step
 
@@ -357,7 +382,7 @@ def ppo():
             action = torch.distributions.Categorical(logits=output[:, :8]).sample()
             seen.append((observed, action, output[:, 8]))
         if len(seen) < 32:
-            return
+            return output.mean()
         all_observed, actions, values = (torch.cat(parts) for parts in zip(*seen))
         seen.clear()
         advantages = torch.rand_like(values) - values
@@ -374,6 +399,7 @@ def ppo():
                 loss.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), 0.5)
                 optimizer.step()
+        return loss.detach()
 
     return step
 
@@ -394,7 +420,7 @@ def pointcloud():
         features = torch.rand(len(means), 64, device="cuda")
         most = features[nearest.flatten()].view(-1, 8, 64).max(1).values
         kept = torch.nonzero(most.sum(1) > 32).flatten()
-        most[kept].sort(0)
+        return most[kept].sort(0).values.double().mean()
 
     return step
 
@@ -420,7 +446,7 @@ def beam():
         shape = (random.randint(1, 6), random.randint(8, 900))
         tokens = torch.randint(0, 16000, shape, device="cuda")
         new, beams = random.randint(4, 64), random.choice([2, 4, 5])
-        model.generate(tokens, max_new_tokens=new, num_beams=beams, pad_token_id=0)
+        return model.generate(tokens, max_new_tokens=new, num_beams=beams, pad_token_id=0).double().mean()
 
     return step
 
@@ -441,8 +467,10 @@ def video3d():
         films = torch.rand(count, 3, frames, high, wide, device="cuda")
         found = model(films)
         spectrum = torch.fft.rfftn(films.mean(1), dim=(-3, -2, -1)).abs().mean()
-        (head(found.mean((2, 3, 4))).logsumexp(1).mean() + spectrum).backward()
+        loss = head(found.mean((2, 3, 4))).logsumexp(1).mean() + spectrum
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        return loss.detach()
 
     return step

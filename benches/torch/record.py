@@ -86,7 +86,7 @@ def record(name, steps, rows, path):
     """Runs a program in this process and writes its recording; what it did, as plain values."""
     # The runner asks for it, so that cuBLAS is deterministic; programs have it as a rule as it comes.
     os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
-    function, usual_steps = PROGRAMS[name]
+    function, usual_steps, _ = PROGRAMS[name]
     seed()
     torch.zeros(1, device="cuda")
     entries = ENTRIES_PER_ROW * rows + SPARE_ENTRIES

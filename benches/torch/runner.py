@@ -37,6 +37,7 @@ import torch
 import deterministic
 import device_memory
 import turns
+from programs import PROGRAMS, as_workload
 from workloads import WORKLOADS
 
 ALLOCATORS = ("native", "expandable", "ours")
@@ -119,7 +120,7 @@ def figures_of(allocator):
 def measure(name, allocator, steps=None, scale=1.0, limit=None, seconds=None, level=deterministic.USUAL, player=None):
     """Runs a workload in this process; what it did, as plain values. After `seconds` of steps no other is begun. With a
     player of `turns`, between two waits for the device it has its turn."""
-    function, usual_steps, wait_every = WORKLOADS[name]
+    function, usual_steps, wait_every = as_workload(name) if name in PROGRAMS else WORKLOADS[name]
     steps = steps or usual_steps
     use(allocator)
     torch.backends.cuda.matmul.allow_tf32 = True
@@ -185,10 +186,12 @@ def import_for(names):
         try:
             if name.startswith("gpt2"):
                 from transformers import GPT2LMHeadModel  # noqa: F401
-            elif name.startswith("llama"):
+            elif name.startswith(("llama", "beam")):
                 from transformers import LlamaForCausalLM  # noqa: F401
             elif name.startswith("moe"):
                 from transformers import MixtralForCausalLM  # noqa: F401
+            elif name.startswith("bert"):
+                from transformers import BertForMaskedLM  # noqa: F401
         except ImportError as error:
             print(f"{name}: {error}", file=sys.stderr, flush=True)
 
@@ -302,7 +305,7 @@ def run_together(count, name, allocator, timeout, **options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=sorted(WORKLOADS))
+    parser.add_argument("name", choices=sorted([*WORKLOADS, *PROGRAMS]))
     parser.add_argument("--allocator", choices=ALLOCATORS, default="ours")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--seconds", type=float)

@@ -20,7 +20,7 @@ use crate::{cargo, features, peers};
                       cargo xtask bench micro [--no-jemalloc] [MICRO OPTIONS]\n       \
                       cargo xtask bench criterion [BENCH] [CRITERION OPTIONS]\n       \
                       cargo xtask bench --cuda [copies|devices] [OPTIONS]\n       \
-                      cargo xtask bench [--cuda] peers [--quick] [--bench NAME]... [--out FILE]"
+                      cargo xtask bench [--cuda] peers [--quick] [--bench NAME]... [--traces DIR] [--out FILE]"
 )]
 pub struct Options {
     /// Passed on; `--no-jemalloc` leaves jemalloc out, which is compared wherever `make` is installed

@@ -91,7 +91,7 @@ const RUN_BEGINS: &str = "#!/bin/sh\n# Runs what is in this folder on a GPU";
 
 const RUN: &str = r#"#!/bin/sh
 # Runs what is in this folder on a GPU: run.sh test [ARGUMENTS], run.sh bench [--trace FILE...] [--json],
-# run.sh copies [--json], run.sh peers [--quick] [--bench NAME...] [--out FILE], run.sh sanitizer [ARGUMENTS],
+# run.sh copies [--json], run.sh peers [--quick] [--bench NAME...] [--traces DIR] [--out FILE], run.sh sanitizer [ARGUMENTS],
 # run.sh torch [all|checks|torch_tests|compare|limits|processes|ddp|bound|record|symbols [ARGUMENTS]], run.sh devices
 # [--quick] [PART...]. The machine needs a CUDA driver; peers needs a C++ compiler and a CUDA toolkit too, sanitizer
 # compute-sanitizer, torch and devices a Python with PyTorch and what its programs use; torch alone is torch all, which
