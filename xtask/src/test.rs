@@ -183,7 +183,7 @@ fn loom(workspace: &Workspace, package: &Package) -> Option<Step> {
         command.args(["--lib", "--", "loom"]);
     }
     command
-        .env("RUSTFLAGS", cargo::flags_with("RUSTFLAGS", "--cfg loom"))
+        .env("RUSTFLAGS", cargo::flags_with("RUSTFLAGS", "--cfg loom -Dwarnings"))
         .env("CARGO_TARGET_DIR", workspace.target_directory().join("loom"))
         .env("CARGO_PROFILE_RELEASE_LTO", "off")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");

@@ -42,7 +42,7 @@ impl Owner {
         Self { token: number, busy: AtomicBool::new(false) }
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn token(&self) -> u32 {
         self.token
     }
