@@ -5,7 +5,7 @@
 #
 # --quick takes seconds and shows that everything works; --cpu runs the pool over host memory against the C library's
 # heap, without a GPU; --bench runs one workload alone; --traces replays the recordings of another folder (RMM's CSV, plain,
-# .gz or .zst); --out keeps the results, one JSON object a line.
+# .gz or .zst; no two of one name, and none with a blank in it); --out keeps the results, one JSON object a line.
 #
 # PyTorch takes part if `python3 -c 'import torch'` works, RMM if its wheels (librmm and rapids-logger, unpacked into
 # one folder) are in the folder that RMM_ROOT names, in the folder `rmm` beside this script, or among Python's packages.
@@ -73,9 +73,9 @@ for file in "$traces"/*.csv "$traces"/*.csv.gz "$traces"/*.csv.zst; do
 done
 [ $# -ge 1 ] || { say "there are no recordings in $traces"; exit 1; }
 
-# Plain CSV is what the peers' programs read. What an earlier run left would be replayed, too.
-csv=$build/traces
-rm -rf "$csv"
+# Plain CSV is what the peers' programs read.
+csv=$(mktemp -d "$build/csv.XXXXXX")
+trap 'rm -rf "$csv"' EXIT
 "$ours" $quick --write-csv "$csv" --trace "$@"
 
 # Runs a program, adding its results. One that fails does not keep the others from running.

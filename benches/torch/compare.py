@@ -21,8 +21,8 @@ from workloads import WORKLOADS
 
 GIB = 1 << 30
 NAMES = ["prefetch_streams", "gnn_sampled", "gpt2_train", "moe_train", "maskrcnn_train", "llama_generate"]
-#: Steps of a round, where there are more than a workload's usual ones, as of few steps the median says little and a pool may
-#: take a hundred to come to rest, or fewer of one that is made to be recorded.
+#: Steps of a round, where they are not a workload's usual ones: more, as the median of few says little and a pool may take a
+#: hundred to come to rest; fewer of programs whose usual number is that of a recording.
 STEPS = {
     "gpt2_train": 80, "moe_train": 60, "maskrcnn_train": 40, "llama_generate": 12,
     "resnet_train": 60, "unet_diffusion": 72, "bert_varlen": 72, "lstm_lm": 100, "dlrm": 120, "kv_serving": 120,
@@ -191,6 +191,7 @@ def main():
     parser.add_argument("--programs", action="store_true", help="the thirteen of programs.py, and what is named")
     options = parser.parse_args()
     options.names += PROGRAMS if options.programs else [] if options.names else NAMES
+    options.names = list(dict.fromkeys(options.names))
     known = [*WORKLOADS, *PROGRAMS]
     unknown = [name for name in options.names if name not in known]
     if unknown:

@@ -169,6 +169,7 @@ def main():
     if unknown:
         parser.error(f"no program is named {', '.join(unknown)}; there are {', '.join(PROGRAMS)}")
     os.makedirs(options.out, exist_ok=True)
+    runner.import_for(options.names)
     good = record_all(options)
     verdict = f"{good} of {len(options.names)} programs are recorded in {options.out}"
     runner.summarize([f"record: {verdict} ({runner.elapsed():.0f} s)"])

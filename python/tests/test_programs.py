@@ -20,7 +20,11 @@ class Programs(unittest.TestCase):
         torch = types.ModuleType("torch")
         torch.autograd = types.SimpleNamespace(Function=object)
         torch.distributed = types.ModuleType("torch.distributed")
-        modules = {"torch": torch, "torch.distributed": torch.distributed}
+        torch.nn = types.ModuleType("torch.nn")
+        torch.nn.Module = object
+        torch.nn.functional = types.ModuleType("torch.nn.functional")
+        parts = (torch, torch.distributed, torch.nn, torch.nn.functional)
+        modules = {part.__name__: part for part in parts}
         patch = mock.patch.dict(sys.modules, modules)
         patch.start()
         self.addCleanup(patch.stop)
@@ -35,8 +39,20 @@ class Programs(unittest.TestCase):
         import ddp
         import limits
         import processes
+        import programs
 
         self.compare, self.ddp, self.limits, self.processes = compare, ddp, limits, processes
+        self.programs = programs
+
+    def test_a_program_counts_its_steps_as_a_workload(self):
+        with mock.patch.dict(self.programs.PROGRAMS):
+            self.programs.program(steps=7, wait_every=3)(lambda: lambda number: 10 * number)
+            build, steps, wait_every = self.programs.as_workload("<lambda>")
+        self.assertEqual((steps, wait_every), (7, 3))
+        step = build(1.0)
+        self.assertEqual([step(), step(), build(1.0)()], [0, 10, 0])
+        with self.assertRaisesRegex(ValueError, "has one size"):
+            build(2.0)
 
     def test_equal_native_runs_want_equal_losses_of_ours(self):
         native = [run([3.0, 2.0]), run([3.0, 2.0])]

@@ -157,13 +157,13 @@ fn pool_of(owner: Owner) -> [u64; 2] {
     [0; 2]
 }
 
-fn block_json(entry: &Entry) -> Value {
+fn block_json((entry, pool): &(Entry, [u64; 2])) -> Value {
     json!({
         "address": entry.block.address().get(),
         "size": entry.block.size(),
         "stream": entry.stream.handle(),
         "private_pool": entry.owner >= heaps::POOLS,
-        "pool": pool_of(entry.owner),
+        "pool": pool,
         "shared": entry.shared,
     })
 }
@@ -173,8 +173,14 @@ pub(crate) fn snapshot_json(heap: &Heap) -> String {
     let pool = heap.snapshot();
     let private = private_snapshots(heap);
     let mut blocks = Vec::new();
-    INDEX.for_each(|entry| blocks.extend(Some(entry).filter(|entry| device_of(entry.owner) == Some(heap.device))));
-    let living: Living = blocks.iter().map(|entry| entry.block.address().get()).collect();
+    INDEX.for_each(|entry| {
+        if device_of(entry.owner) == Some(heap.device) {
+            // Now, as its pool may go before all is written.
+            let pool = pool_of(entry.owner);
+            blocks.push((entry, pool));
+        }
+    });
+    let living: Living = blocks.iter().map(|(entry, _)| entry.block.address().get()).collect();
     let mut text = format!("{{\"device\":{},\"statistics\":{},", json!(heap.device.to_string()), statistics_json(heap));
     match pool {
         Some(pool) => arenas::write(&mut text, &pool, &living),
@@ -187,7 +193,7 @@ pub(crate) fn snapshot_json(heap: &Heap) -> String {
         text.push('}');
     });
     text.push_str(",\"blocks\":");
-    arenas::write_list(&mut text, &blocks, |text, entry| *text += &block_json(entry).to_string());
+    arenas::write_list(&mut text, &blocks, |text, block| *text += &block_json(block).to_string());
     text.push('}');
     text
 }

@@ -6,8 +6,9 @@
 /// Methods of [`DeviceAllocator`](crate::DeviceAllocator) that are answered by the allocator inside, within an `unsafe impl`
 /// of it.
 ///
-/// Takes `self`, where the allocator inside is, and the names of the methods; without names all are forwarded. A method of
-/// the trait that comes later is among those, and if it has no default, one that names methods does not compile without it.
+/// Takes `self`, where the allocator inside is, and the names of the methods; without names all are forwarded, those that the
+/// trait gets in later versions among them. Where methods are named, a later one answers with its default until it is named, too.
+/// The trait has to be in scope, and a method of the same name that the type inside has of its own comes before the trait's.
 ///
 /// Whoever writes the `unsafe impl` vouches that the promises hold if the allocator inside keeps them: that it is the same one
 /// at all times, and that each block goes back to it as it came.
@@ -57,7 +58,11 @@ macro_rules! forward_allocator {
         }
     };
     (@ allocate $this:ident $inner:expr) => {
-        fn allocate(&$this, layout: $crate::Layout, stream: $crate::Stream) -> Result<$crate::Block, $crate::AllocError> {
+        fn allocate(
+            &$this,
+            layout: $crate::Layout,
+            stream: $crate::Stream,
+        ) -> ::core::result::Result<$crate::Block, $crate::AllocError> {
             $inner.allocate(layout, stream)
         }
     };
@@ -67,7 +72,7 @@ macro_rules! forward_allocator {
             block: $crate::Block,
             stream: $crate::Stream,
             uses: &$crate::StreamSet,
-        ) -> Result<(), $crate::ReleaseError> {
+        ) -> ::core::result::Result<(), $crate::ReleaseError> {
             // SAFETY: the caller's promises are those that the inner allocator asks for.
             unsafe { $inner.release(block, stream, uses) }
         }
@@ -163,28 +168,28 @@ macro_rules! forward_provider {
         }
     };
     (@ memory $this:ident $inner:expr) => {
-        fn memory(&$this) -> Result<$crate::DeviceMemory, $crate::ProviderError> {
+        fn memory(&$this) -> ::core::result::Result<$crate::DeviceMemory, $crate::ProviderError> {
             $inner.memory()
         }
     };
     (@ reserve $this:ident $inner:expr) => {
-        fn reserve(&$this, bytes: u64) -> Result<$crate::AddressRange, $crate::ProviderError> {
+        fn reserve(&$this, bytes: u64) -> ::core::result::Result<$crate::AddressRange, $crate::ProviderError> {
             $inner.reserve(bytes)
         }
     };
     (@ unreserve $this:ident $inner:expr) => {
-        unsafe fn unreserve(&$this, range: $crate::AddressRange) -> Result<(), $crate::ProviderError> {
+        unsafe fn unreserve(&$this, range: $crate::AddressRange) -> ::core::result::Result<(), $crate::ProviderError> {
             // SAFETY: the caller's promise is the one that the inner provider asks for.
             unsafe { $inner.unreserve(range) }
         }
     };
     (@ create $this:ident $inner:expr) => {
-        fn create(&$this, bytes: u64) -> Result<Self::Physical, $crate::ProviderError> {
+        fn create(&$this, bytes: u64) -> ::core::result::Result<Self::Physical, $crate::ProviderError> {
             $inner.create(bytes)
         }
     };
     (@ release $this:ident $inner:expr) => {
-        unsafe fn release(&$this, physical: Self::Physical, bytes: u64) -> Result<(), $crate::ProviderError> {
+        unsafe fn release(&$this, physical: Self::Physical, bytes: u64) -> ::core::result::Result<(), $crate::ProviderError> {
             // SAFETY: as above.
             unsafe { $inner.release(physical, bytes) }
         }
@@ -195,13 +200,13 @@ macro_rules! forward_provider {
             at: $crate::Address,
             physical: &Self::Physical,
             bytes: u64,
-        ) -> Result<(), $crate::ProviderError> {
+        ) -> ::core::result::Result<(), $crate::ProviderError> {
             // SAFETY: as above.
             unsafe { $inner.map(at, physical, bytes) }
         }
     };
     (@ unmap $this:ident $inner:expr) => {
-        unsafe fn unmap(&$this, at: $crate::Address, bytes: u64) -> Result<(), $crate::ProviderError> {
+        unsafe fn unmap(&$this, at: $crate::Address, bytes: u64) -> ::core::result::Result<(), $crate::ProviderError> {
             // SAFETY: as above.
             unsafe { $inner.unmap(at, bytes) }
         }
@@ -212,17 +217,20 @@ macro_rules! forward_provider {
         }
     };
     (@ record $this:ident $inner:expr) => {
-        fn record(&$this, stream: $crate::Stream) -> Result<Option<Self::Event>, $crate::ProviderError> {
+        fn record(
+            &$this,
+            stream: $crate::Stream,
+        ) -> ::core::result::Result<::core::option::Option<Self::Event>, $crate::ProviderError> {
             $inner.record(stream)
         }
     };
     (@ is_complete $this:ident $inner:expr) => {
-        fn is_complete(&$this, event: &Self::Event) -> Result<bool, $crate::ProviderError> {
+        fn is_complete(&$this, event: &Self::Event) -> ::core::result::Result<bool, $crate::ProviderError> {
             $inner.is_complete(event)
         }
     };
     (@ is_idle $this:ident $inner:expr) => {
-        fn is_idle(&$this, stream: $crate::Stream) -> Result<bool, $crate::ProviderError> {
+        fn is_idle(&$this, stream: $crate::Stream) -> ::core::result::Result<bool, $crate::ProviderError> {
             $inner.is_idle(stream)
         }
     };
@@ -232,12 +240,12 @@ macro_rules! forward_provider {
         }
     };
     (@ make_wait $this:ident $inner:expr) => {
-        fn make_wait(&$this, stream: $crate::Stream, event: &Self::Event) -> Result<(), $crate::ProviderError> {
+        fn make_wait(&$this, stream: $crate::Stream, event: &Self::Event) -> ::core::result::Result<(), $crate::ProviderError> {
             $inner.make_wait(stream, event)
         }
     };
     (@ synchronize $this:ident $inner:expr) => {
-        fn synchronize(&$this, event: &Self::Event) -> Result<(), $crate::ProviderError> {
+        fn synchronize(&$this, event: &Self::Event) -> ::core::result::Result<(), $crate::ProviderError> {
             $inner.synchronize(event)
         }
     };
@@ -247,7 +255,7 @@ macro_rules! forward_provider {
         }
     };
     (@ is_capturing $this:ident $inner:expr) => {
-        fn is_capturing(&$this, stream: $crate::Stream) -> Result<bool, $crate::ProviderError> {
+        fn is_capturing(&$this, stream: $crate::Stream) -> ::core::result::Result<bool, $crate::ProviderError> {
             $inner.is_capturing(stream)
         }
     };

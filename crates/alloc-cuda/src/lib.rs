@@ -15,7 +15,7 @@
 //! time. [`is_available`] tells.
 //!
 //! To build with the feature in a workspace of your own, without a toolkit, give the build script of `cust_raw` what it
-//! wants (it stops with "Could not find a cuda installation"): any folder with a `lib64` in it, which may be empty. In
+//! wants (it stops with "Could not find a cuda installation"): any folder with a `lib64` in it, itself empty if need be. In
 //! `.cargo/config.toml`, or in the environment:
 //!
 //! ```toml

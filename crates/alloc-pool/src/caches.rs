@@ -139,7 +139,7 @@ mod tests {
                 caches.latest.iter().chain(&caches.others).map(|kept| (kept.pool, kept.key.epoch)).collect();
             found.sort_unstable();
             assert_eq!(found, left, "in step {step}");
-            // Now and then the one that is added is of before, as another was added when room was made for it.
+            // Now and then the one added is of an earlier epoch: the epoch can move on while room is made for it.
             let epoch = now - u64::from(random(100) == 0);
             caches.add(kept((pool, epoch), step, &homes[pool as usize]));
             left.push((pool, epoch));

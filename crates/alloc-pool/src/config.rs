@@ -33,8 +33,8 @@ pub struct PoolConfig {
     pub growth_slack_moving: f64,
     /// How much further still for one that thrashes: long after its peak was reached it moves more than one piece in 320
     /// blocks, or one byte in 64 that it allocates; or one piece in 2,000 blocks if it always has two thirds of the peak in
-    /// use. 2.0 for each time that it moves all of its pieces, up to this. And 0.2 for each such time while it moves more than one
-    /// piece in 100 blocks, up to this in all. Default: 1.
+    /// use. 2.0 for each time that it moves all of its pieces. Or 0.2 for each such time while, for some 25,000 blocks by then,
+    /// it has moved more than one piece in 100; the larger of the two counts, up to this. Default: 1.
     /// Environment: `ALLOC_POOL_GROWTH_SLACK_THRASHING`.
     pub growth_slack_thrashing: f64,
     /// How much further still where streams keep waiting for each other while the host is far ahead of the device: by 0.01

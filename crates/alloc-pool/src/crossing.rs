@@ -218,6 +218,7 @@ impl<P: MemoryProvider> Inner<P> {
                 break false;
             }
             std::hint::spin_loop();
+            table.look_for_captures();
         };
         table.crossings[usize::from(tag)].note_answer(is_idle);
         is_idle

@@ -60,6 +60,11 @@ impl<E> Tags<E> {
         (!self.retired.contains(stream)).then_some(stream)
     }
 
+    /// Has whoever wants to know whether events may be asked find out anew: who holds the lock for long may miss a capture that begins.
+    pub(crate) fn look_for_captures(&mut self) {
+        self.may_ask = None;
+    }
+
     /// The tag of a stream that has one and is not retired.
     pub(crate) fn living_tag(&self, stream: Stream) -> Option<Tag> {
         self.tags.get(&stream).copied()
@@ -322,7 +327,7 @@ impl<P: MemoryProvider> Inner<P> {
         })
     }
 
-    /// The same under the lock of the tags, where it is asked once.
+    /// As [`Inner::may_ask`], under the lock of the tags: found out once for each hold of it.
     pub(crate) fn may_ask_in(&self, tags: &mut Tags<P::Event>) -> bool {
         let Tags { tags, may_ask, .. } = tags;
         let is_captured = |&stream: &Stream| self.driver.provider().is_capturing(stream).unwrap_or(false);

@@ -1,6 +1,6 @@
 //! Compressed files: recognised by their first bytes when read, chosen by name when written.
 //!
-//! Without the feature `compression` they are still told from plain ones, and refused.
+//! Without the feature `compression` they are still recognised, and refused.
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -54,7 +54,7 @@ impl Compression {
         }
     }
 
-    /// Whether this build reads and writes it. Files without compression can always be read.
+    /// Whether this build reads and writes it. Files without compression can always be read and written.
     pub const fn is_supported(self) -> bool {
         matches!(self, Self::None) || cfg!(feature = "compression")
     }

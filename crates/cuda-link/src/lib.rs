@@ -11,7 +11,7 @@
 //! `cust_raw`'s build script insists on a directory with a `lib64` in it, in the variable `CUDA_LIBRARY_PATH`. Where no
 //! toolkit is installed, any will do, with nothing in it: this crate tells the linker where its own empty `libcuda.a` is.
 //!
-//! Supported: Linux on x86-64 and AArch64. Elsewhere the crate is empty and [`load`] reports
+//! Supported: Linux on x86-64 and AArch64. Elsewhere the crate defines no symbols, and [`load`] reports
 //! [`Driver::Unsupported`].
 
 mod symbols;

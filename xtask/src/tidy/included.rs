@@ -19,7 +19,7 @@ pub(super) fn check(file: &SourceFile) -> Vec<Problem> {
     for (number, line) in file.lines() {
         for path in READERS.iter().flat_map(|reader| line.split(reader).skip(1)) {
             let path = path.split('"').next().unwrap_or_default();
-            // A package's own folder may still be named.
+            // With one less it leads to the package's own folder at the most.
             if path.starts_with('/') || path.matches("../").count() >= folders {
                 problems.push(Problem::new(file, number, format!("`{path}` is not in this package")));
             }

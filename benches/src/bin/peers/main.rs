@@ -7,7 +7,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use backends::{Cuda, Host};
 use benches::peers::comparison::Comparison;
 use benches::peers::{Bench, PeerRecord, Suite, golden};
@@ -116,7 +116,9 @@ fn write_csv(suite: &Suite, folder: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     for path in &suite.traces {
         let trace = NamedTrace::load(path, suite.extent())?;
-        trace.trace.save(folder.join(format!("{}.csv", trace.name)))?;
+        let file = folder.join(format!("{}.csv", trace.name));
+        ensure!(!file.exists(), "{} is there already: each recording needs a name of its own", file.display());
+        trace.trace.save(file)?;
     }
     Ok(())
 }

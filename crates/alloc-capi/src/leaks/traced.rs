@@ -13,8 +13,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 /// Calls that are kept of each stack: the nearest, among them a dozen of this library's own.
 const FRAMES: usize = 64;
-/// So many stacks that no living block has are kept for the next one, and as many more as there are living blocks: to look for them
-/// then takes no more time than to have noted them did.
+/// Stacks that no living block has are let go once there are this many, and as many more as there are living blocks: to look
+/// through all of them then costs no more than to note them did.
 const SPARE: usize = 1024;
 /// How often the books are asked for that another thread has, a millisecond apart.
 const PATIENCE: usize = 200;

@@ -75,7 +75,7 @@ static void ring(void) {
     setitimer(ITIMER_REAL, &often, NULL);
 }
 
-// A child that leaves a block, with a parent that reads late and has its output be what it read.
+// A child that leaves a block; the parent reads late, and prints what it read.
 static int late_reader(void) {
     int reader = fill_stderr();
     pid_t child = fork();

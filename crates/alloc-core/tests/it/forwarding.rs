@@ -180,3 +180,40 @@ fn every_question_reaches_the_provider_inside() {
     ];
     assert_eq!(*asked.0.lock().unwrap(), expected);
 }
+
+/// Where other types have the names that methods return.
+mod shadowed {
+    use alloc_core::conformance::SimulatedProvider;
+    use alloc_core::{
+        Device, DeviceAllocator, MemoryProvider, SimulatedAllocator, forward_allocator, forward_provider,
+    };
+
+    #[expect(dead_code, reason = "it is in scope, and that is all")]
+    type Result<T> = std::result::Result<T, ()>;
+    #[expect(dead_code, reason = "as above")]
+    type Option = std::option::Option<()>;
+
+    #[derive(Debug)]
+    struct Wrapper<T>(T);
+
+    // SAFETY: all is answered by the allocator inside.
+    unsafe impl<A: DeviceAllocator> DeviceAllocator for Wrapper<A> {
+        forward_allocator!(self => self.0);
+    }
+
+    // SAFETY: all is answered by the provider inside.
+    unsafe impl<P: MemoryProvider> MemoryProvider for Wrapper<P> {
+        type Physical = P::Physical;
+        type Event = P::Event;
+
+        forward_provider!(self => self.0);
+    }
+
+    #[test]
+    fn a_wrapper_is_written_whatever_is_in_scope() {
+        let allocator = Wrapper(SimulatedAllocator::new(Device::cuda(5), 1 << 20));
+        assert_eq!(DeviceAllocator::device(&allocator), Device::cuda(5).simulated());
+        let provider = Wrapper(SimulatedProvider::default());
+        assert_eq!(provider.granularity(), provider.0.granularity());
+    }
+}

@@ -49,7 +49,10 @@ impl<P: MemoryProvider> Inner<P> {
         for arena in 0..pages.arena_count() {
             let Some(owner) = self.arena(arena) else { continue };
             let mut state = owner.lock();
-            users |= state.heap.join_neighbours(joinable) & own_apart;
+            let apart = state.heap.join_neighbours(joinable);
+            if apart & own_apart != 0 {
+                users |= apart & (joinable | own_apart);
+            }
             stamps.push((owner, state.heap.now()));
             pages.search += 1;
             pages.scratch.found.clear();

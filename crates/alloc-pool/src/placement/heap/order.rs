@@ -161,8 +161,8 @@ impl Heap {
         self.join_neighbours(if self.marked == 0 { own_set(tag) } else { 0 });
     }
 
-    /// Merges free neighbours that were kept apart: those that no stream but `users` may still use. The streams that others are kept
-    /// apart for.
+    /// Merges free neighbours that were kept apart: those that no stream but `users` may still use. Returns all streams that may
+    /// still use what stays apart.
     pub(crate) fn join_neighbours(&mut self, users: TagSet) -> TagSet {
         // The one that several share stands for several.
         if self.seen.count_ones() < 2 && self.seen & SHARED_SET == 0 {
@@ -186,7 +186,7 @@ impl Heap {
                 self.nodes[index as usize].users = unfinished;
                 self.attach(index, Kind::Free);
             } else {
-                kept_apart |= unfinished & !users;
+                kept_apart |= unfinished;
                 index = next;
             }
         }

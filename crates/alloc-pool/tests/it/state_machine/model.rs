@@ -42,11 +42,11 @@ pub struct Model {
 
 type Outcome = Result<(), TestCaseError>;
 
-/// So many streams come before the others, and do nothing more.
+/// So many streams come before the others, and do nothing more: two fewer than the 63 that have a tag of their own.
 const BYSTANDERS: u64 = 61;
 
 impl Model {
-    /// A pool that `streams` come to, or a few fewer than it can tell apart and then as many.
+    /// A pool for so many `streams`; if they are `among_many`, after nearly as many others as it can tell apart.
     pub fn new(provider: SimulatedConfig, config: PoolConfig, (streams, among_many): (u64, bool)) -> Self {
         let rig = Rig::new(provider, config.clone());
         let bystanders = if among_many { BYSTANDERS } else { 0 };

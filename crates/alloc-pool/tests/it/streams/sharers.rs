@@ -305,3 +305,19 @@ fn all_of_it_goes_back_to_the_device() {
     assert_eq!(rig.figures().reserved.current, 0, "though it lay in pieces of 150 streams");
     rig.close();
 }
+
+#[test]
+fn a_page_goes_back_though_some_of_it_is_of_a_stream_with_a_tag_of_its_own() {
+    let threshold = 2 * PAGE;
+    let rig = Rig::new(simulated(), PoolConfig { release_threshold: Some(threshold), ..PoolConfig::default() });
+    let sharer = sharers(&rig, 1)[0];
+    // Each page has a block of both.
+    let both = [Stream::from_raw(9_000), sharer];
+    all_at_a_time(&rig, &both.repeat(4), PAGE / 2);
+    assert!(rig.figures().reserved.current > threshold);
+    rig.provider.complete_everything();
+    let block = rig.take(300 * KIB, sharer);
+    rig.give(block, sharer);
+    assert!(rig.figures().reserved.current <= threshold, "{}", rig.figures().reserved.current);
+    rig.close();
+}
