@@ -183,10 +183,11 @@ fn every_question_reaches_the_provider_inside() {
 
 /// Where other types have the names that methods return.
 mod shadowed {
-    use alloc_core::conformance::SimulatedProvider;
     use alloc_core::{
         Device, DeviceAllocator, MemoryProvider, SimulatedAllocator, forward_allocator, forward_provider,
     };
+
+    use super::Asked;
 
     #[expect(dead_code, reason = "it is in scope, and that is all")]
     type Result<T> = std::result::Result<T, ()>;
@@ -213,7 +214,7 @@ mod shadowed {
     fn a_wrapper_is_written_whatever_is_in_scope() {
         let allocator = Wrapper(SimulatedAllocator::new(Device::cuda(5), 1 << 20));
         assert_eq!(DeviceAllocator::device(&allocator), Device::cuda(5).simulated());
-        let provider = Wrapper(SimulatedProvider::default());
+        let provider = Wrapper(Asked::default());
         assert_eq!(provider.granularity(), provider.0.granularity());
     }
 }
