@@ -188,7 +188,9 @@ impl Model {
             Addressing::Mapped => 3 * room / u64::from(self.config.pieces_per_peak),
             Addressing::Segmented => room / u64::from(self.config.pieces_per_peak) + 6 * crate::support::MIB,
         };
-        piece.next_multiple_of(provider.granularity)
+        // One for slabs has room for some of what a thread keeps.
+        let for_slabs = self.config.thread_cache / 4 + provider.granularity;
+        piece.max(for_slabs).next_multiple_of(provider.granularity)
     }
 
     fn give(&mut self, living: Living, stream: Stream, on_thread: bool) -> Outcome {
