@@ -243,6 +243,8 @@ impl<E> Tags<E> {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::error::Error;
+
     use alloc_core::conformance::{SimulatedConfig, SimulatedProvider};
     use alloc_core::{DeviceAllocator, Layout, StreamSet};
 
@@ -250,16 +252,22 @@ mod tests {
     use crate::placement::heap::TAGS;
     use crate::{Pool, PoolConfig};
 
+    /// Streams of which more than half share a tag of the pool; each has released a block with work on it that is not over.
+    fn crowd(provider: &SimulatedProvider, pool: &Pool<SimulatedProvider>) -> Result<Vec<Stream>, Box<dyn Error>> {
+        let streams: Vec<_> = (1..=2 * TAGS as u64).map(Stream::from_raw).collect();
+        for &stream in &streams {
+            let block = pool.allocate(Layout::bytes(1 << 20)?, stream)?;
+            provider.submit(stream, block.address(), block.size());
+            Inner::release(&pool.inner, block, stream, StreamSet::EMPTY)?;
+        }
+        Ok(streams)
+    }
+
     #[test]
     fn streams_that_share_a_tag_are_forgotten_there_when_they_are_over() {
         let provider = SimulatedProvider::new(SimulatedConfig::default());
         let pool = Pool::new(provider.clone(), PoolConfig::default()).unwrap();
-        let streams: Vec<_> = (1..=2 * TAGS as u64).map(Stream::from_raw).collect();
-        for &stream in &streams {
-            let block = pool.allocate(Layout::bytes(1 << 20).unwrap(), stream).unwrap();
-            provider.submit(stream, block.address(), block.size());
-            Inner::release(&pool.inner, block, stream, StreamSet::EMPTY).unwrap();
-        }
+        let streams = crowd(&provider, &pool).unwrap();
         let shared = || pool.inner.lock_tags().streams_of(SHARED_TAG).len();
         assert_eq!(shared(), TAGS + 1);
         // Some are over when they end, the others when others have ended.
@@ -278,12 +286,7 @@ mod tests {
     fn whoever_asks_all_that_share_a_tag_forgets_those_that_are_over() {
         let provider = SimulatedProvider::new(SimulatedConfig::default());
         let pool = Pool::new(provider.clone(), PoolConfig::default()).unwrap();
-        let streams: Vec<_> = (1..=2 * TAGS as u64).map(Stream::from_raw).collect();
-        for &stream in &streams {
-            let block = pool.allocate(Layout::bytes(1 << 20).unwrap(), stream).unwrap();
-            provider.submit(stream, block.address(), block.size());
-            Inner::release(&pool.inner, block, stream, StreamSet::EMPTY).unwrap();
-        }
+        let streams = crowd(&provider, &pool).unwrap();
         // Every other one ends, and one of these is busy, for which no other waits.
         let (ended, busy) = (TAGS / 2, streams[2 * TAGS - 1]);
         streams.iter().skip(TAGS + 1).step_by(2).for_each(|&stream| pool.retire_stream(stream));
