@@ -100,6 +100,31 @@ impl ArenaViews {
     fn view(&self, granule: u32) -> View {
         self.views.get(granule as usize).copied().unwrap_or(UNMAPPED)
     }
+
+    /// Visits each handle of which a view lies wholly within these units, with its index and the view's first granule.
+    fn for_each_within<T>(
+        &self,
+        handles: &mut [Handle<T>],
+        (from, to): (u64, u64),
+        granule_units: u32,
+        mut visit: impl FnMut(&mut Handle<T>, u32, u32),
+    ) {
+        let granule_units = u64::from(granule_units);
+        let (first, end) = (from.div_ceil(granule_units) as u32, (to / granule_units) as u32);
+        let mut granule = first;
+        while granule < end {
+            let view = self.view(granule);
+            let Some(handle) = handles.get_mut(view.handle as usize) else {
+                granule += 1;
+                continue;
+            };
+            let start = granule - view.offset;
+            granule = start + handle.granules;
+            if start >= first && granule <= end {
+                visit(handle, view.handle, start);
+            }
+        }
+    }
 }
 
 /// The page layer, behind one lock that is taken on misses only.

@@ -8,7 +8,7 @@ use super::wait::Others;
 use super::{Home, NONE, Pages, Patience, Place};
 use crate::arena::{Addresses, Arena, is_for_slabs};
 use crate::notes::Note;
-use crate::placement::heap::{Ask, Asker, Heap, Kind, NOBODY, Tag, TagSet, home_of_unordered, own_set};
+use crate::placement::heap::{Ask, Asker, Heap, Kind, NOBODY, SHARED_SET, Tag, TagSet, home_of_unordered, own_set};
 use crate::placement::units::UNIT_SHIFT;
 use crate::pool::Inner;
 
@@ -186,8 +186,8 @@ impl<P: MemoryProvider> Inner<P> {
         if let Some(node) = allocate(&mut locked.own.heap, ask) {
             return Ok(Some(node));
         }
-        // Who can't be waited for keeps apart, lest what lies beside is out of reach as well.
-        let joinable = !situation.untouchable | own_set(ask.tag);
+        // Who can't be waited for keeps apart, lest what lies beside is out of reach as well, and so does what is one sharer's own.
+        let joinable = (!situation.untouchable | own_set(ask.tag)) & !SHARED_SET;
         locked.own.heap.join_neighbours(joinable);
         for (_, state) in &mut locked.others {
             state.heap.join_neighbours(joinable);

@@ -9,7 +9,7 @@ use super::serve::Failure;
 use super::{Found, Handle, Home, NONE, Pages, Place};
 use crate::arena::{self, ArenaState};
 use crate::notes::Note;
-use crate::placement::heap::{Asker, Kind, SHARED_SET, Sharers, Tag, TagSet, own_set};
+use crate::placement::heap::{Asker, SHARED_SET, Sharers, Tag, TagSet, own_set};
 
 /// A change that is noted in the books and has to be made by the backend.
 #[derive(Clone, Copy, Debug)]
@@ -39,32 +39,34 @@ impl<'a> Locked<'a> {
 impl<T> Pages<T> {
     /// Notes all handles that lie wholly within free memory of the arena.
     pub(super) fn find_free(&mut self, state: &ArenaState, arena: u32, asker: Asker) {
-        let granule_units = u64::from(self.granule_units);
-        let (search, untouchable) = (self.search, self.untouchable);
+        let (search, untouchable, granule_units) = (self.search, self.untouchable, self.granule_units);
         let (handles, found) = (&mut self.handles, &mut self.scratch.found);
         let views = &self.arenas[arena as usize];
-        state.heap.for_each_free(self.granule_units, |index, node| {
+        state.heap.for_each_free(granule_units, |index, node| {
             let in_the_way = state.heap.in_the_way(node, asker);
             if in_the_way & untouchable != 0 {
                 return;
             }
             let busy = in_the_way != 0;
-            let first = u64::from(node.start).div_ceil(granule_units) as u32;
-            let end = (node.end() / granule_units) as u32;
-            let mut granule = first;
-            while granule < end {
-                let view = views.view(granule);
-                let Some(handle) = handles.get_mut(view.handle as usize) else {
-                    granule += 1;
-                    continue;
-                };
-                let start = granule - view.offset;
-                granule = start + handle.granules;
-                if start >= first && granule <= end {
-                    handle.found = Found { search, node: index, busy };
-                    found.push(view.handle);
+            views.for_each_within(handles, (u64::from(node.start), node.end()), granule_units, |handle, name, _| {
+                handle.found = Found { search, node: index, busy };
+                found.push(name);
+            });
+        });
+        state.heap.for_each_row_of_sharers(|first, start, end| {
+            let mut hint = first;
+            views.for_each_within(handles, (start, end), granule_units, |handle, name, granule| {
+                if handle.found.search == search {
+                    return;
                 }
-            }
+                let (start, units) = (granule * granule_units, handle.granules * granule_units);
+                hint = state.heap.containing(hint, start);
+                let users = state.heap.users_of(hint, start, units, asker);
+                if let Some(users) = users.filter(|users| users.in_the_way & untouchable == 0) {
+                    handle.found = Found { search, node: hint, busy: users.in_the_way != 0 };
+                    found.push(name);
+                }
+            });
         });
     }
 
@@ -170,27 +172,19 @@ impl<T> Pages<T> {
             let units = handle.granules * self.granule_units;
             let Some(state) = locked.state(place.arena) else { return false };
             let node = state.heap.containing(handle.found.node, start);
-            let whole = |node: &&crate::placement::heap::Node| {
-                node.kind == Kind::Free && node.end() >= u64::from(start) + u64::from(units)
-            };
-            if state.heap.node(node).filter(whole).is_none() {
+            let Some(users) = state.heap.users_of(node, start, units, asker) else {
                 handle.found.search = 0;
                 return false;
-            }
-            let found = state.heap.node(node);
-            let (users, in_the_way) =
-                found.map_or((0, 0), |node| (state.heap.unfinished(node), state.heap.in_the_way(node, asker)));
-            if let Some(node) = found.filter(|_| in_the_way & SHARED_SET != 0) {
-                self.sharers.add(node.home);
-            }
-            state.heap.convert(node, start, units, Kind::Hole, 0);
-            handle.users = users;
+            };
+            self.sharers.add_all_of(&users.sharers);
+            state.heap.convert_to_hole(node, start, units);
+            handle.users = users.unfinished;
             handle.found.search = 0;
             if self.lending {
                 handle.home.get_or_insert(Home::At(place));
             }
             self.set_active(index, None);
-            in_the_way
+            users.in_the_way
         } else {
             if self.lending {
                 handle.home.get_or_insert(Home::Nowhere);

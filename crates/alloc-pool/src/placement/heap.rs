@@ -543,15 +543,13 @@ impl Heap {
     fn become_kind(&mut self, index: u32, kind: Kind) -> u32 {
         let mut index = index;
         let next = self.nodes[index as usize].next;
-        if next != NIL && self.nodes[next as usize].kind == kind {
+        if next != NIL && self.nodes[next as usize].kind == kind && self.may_merge(index, next, kind) {
             self.detach(next);
-            self.merge_homes(index, next);
             self.absorb_next(index);
         }
         let prev = self.nodes[index as usize].prev;
-        if prev != NIL && self.nodes[prev as usize].kind == kind {
+        if prev != NIL && self.nodes[prev as usize].kind == kind && self.may_merge(prev, index, kind) {
             self.detach(prev);
-            self.merge_homes(prev, index);
             self.absorb_next(prev);
             index = prev;
         }

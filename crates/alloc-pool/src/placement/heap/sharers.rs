@@ -188,6 +188,21 @@ impl Heap {
         rest
     }
 
+    /// Whether two nodes may become one of that kind: of free memory only if nothing that is one of these streams' own would be
+    /// another's as well.
+    #[inline]
+    pub(super) fn may_merge(&self, one: u32, other: u32, kind: Kind) -> bool {
+        if kind == Kind::Hole {
+            return true;
+        }
+        let (one, other) = (&self.nodes[one as usize], &self.nodes[other as usize]);
+        match (one.users & SHARED_SET, other.users & SHARED_SET) {
+            (0, 0) => true,
+            (SHARED_SET, SHARED_SET) => one.home == other.home,
+            _ => false,
+        }
+    }
+
     /// Notes whose the memory of two nodes is that are about to become one.
     pub(super) fn merge_homes(&mut self, index: u32, absorbed: u32) {
         let Node { users, home, .. } = self.nodes[absorbed as usize];

@@ -1,7 +1,16 @@
 //! The pieces of a heap in the order of their addresses, for whoever looks at them from outside.
 
-use super::Heap;
-use super::node::{NIL, Node};
+use super::node::{Kind, NIL, Node, SHARED_SET};
+use super::{Asker, Heap, Sharers, TagSet};
+
+/// Whose work may still touch a stretch of free memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Users {
+    pub(crate) unfinished: TagSet,
+    /// Those that whoever asked has to come after, and which they are of those that share a tag.
+    pub(crate) in_the_way: TagSet,
+    pub(crate) sharers: Sharers,
+}
 
 impl Heap {
     /// At most how many pieces there are.
@@ -18,5 +27,66 @@ impl Heap {
             index = node.next;
             Some((current, node))
         })
+    }
+
+    /// Visits all free memory that lies in a row, as the first node and where it begins and ends, if some of it is apart since streams
+    /// that share a tag used it.
+    pub(crate) fn for_each_row_of_sharers(&self, mut visit: impl FnMut(u32, u64, u64)) {
+        if self.seen & SHARED_SET == 0 {
+            return;
+        }
+        let mut row: Option<(u32, u64, u64)> = None;
+        // Whether it is of several nodes, and some of such streams.
+        let (mut is_apart, mut is_shared) = (false, false);
+        for (index, node) in self.pieces().chain(std::iter::once((NIL, &Node::VACANT))) {
+            let is_free = node.kind == Kind::Free;
+            row = match row {
+                Some((first, start, _)) if is_free => {
+                    is_apart = true;
+                    is_shared |= node.users & SHARED_SET != 0;
+                    Some((first, start, node.end()))
+                }
+                before => {
+                    if let Some((first, start, end)) = before.filter(|_| is_apart && is_shared) {
+                        visit(first, start, end);
+                    }
+                    (is_apart, is_shared) = (false, node.users & SHARED_SET != 0);
+                    is_free.then(|| (index, u64::from(node.start), node.end()))
+                }
+            };
+        }
+    }
+
+    /// Whose work may still touch `units` units from `start` on, near the node `hint`; `None` if not all of that is free.
+    pub(crate) fn users_of(&self, hint: u32, start: u32, units: u32, asker: Asker) -> Option<Users> {
+        let mut users = Users { unfinished: 0, in_the_way: 0, sharers: Sharers::NONE };
+        let end = u64::from(start) + u64::from(units);
+        let mut index = self.containing(hint, start);
+        loop {
+            let node = self.node(index).filter(|node| node.kind == Kind::Free)?;
+            let in_the_way = self.in_the_way(node, asker);
+            users.unfinished |= self.unfinished(node);
+            users.in_the_way |= in_the_way;
+            if in_the_way & SHARED_SET != 0 {
+                users.sharers.add(node.home);
+            }
+            if node.end() >= end {
+                return Some(users);
+            }
+            index = node.next;
+        }
+    }
+
+    /// Makes a hole of free memory, of several nodes if it lies apart.
+    pub(crate) fn convert_to_hole(&mut self, hint: u32, start: u32, units: u32) {
+        let (mut at, end) = (start, u64::from(start) + u64::from(units));
+        let mut hint = hint;
+        while u64::from(at) < end {
+            let index = self.containing(hint, at);
+            let part = self.nodes[index as usize].end().min(end) - u64::from(at);
+            let part = u32::try_from(part).unwrap_or(units);
+            hint = self.convert(index, at, part, Kind::Hole, 0);
+            at += part;
+        }
     }
 }

@@ -321,3 +321,75 @@ fn a_page_goes_back_though_some_of_it_is_of_a_stream_with_a_tag_of_its_own() {
     assert!(rig.figures().reserved.current <= threshold, "{}", rig.figures().reserved.current);
     rig.close();
 }
+
+#[test]
+fn pages_that_move_for_one_leave_the_others_what_is_their_own() {
+    const COUNT: u64 = 100;
+    for size in [PAGE, PAGE / 4] {
+        let rig = tight();
+        let streams = sharers(&rig, COUNT + 1);
+        let (last, others) = streams.split_last().unwrap();
+        // No memory of more than three pages lies in a row.
+        let mut kept = Vec::new();
+        let mut blocks = Vec::new();
+        for (number, &stream) in others.iter().enumerate() {
+            blocks.push(rig.take(size, stream));
+            if (number as u64).is_multiple_of(3 * PAGE / size) {
+                kept.push(rig.take(PAGE, *last));
+            }
+        }
+        for (&block, &stream) in blocks.iter().zip(others) {
+            rig.work(block, stream);
+            rig.give(block, stream);
+        }
+        let before = rig.figures();
+        let block = rig.take(8 * PAGE, *last);
+        assert!(rig.figures().moves > before.moves, "no page had to move");
+        assert_eq!(rig.figures().reserved, before.reserved, "pages of several streams move too");
+        rig.work(block, *last);
+        rig.give(block, *last);
+        let waits = rig.provider.calls().wait;
+        let mut at_home = 0;
+        for (&first, &stream) in blocks.iter().zip(others) {
+            let block = rig.take(size, stream);
+            rig.work(block, stream);
+            at_home += u64::from(block.address() == first.address());
+            rig.give(block, stream);
+        }
+        let (waits, moved) = (rig.provider.calls().wait - waits, COUNT - at_home);
+        // Whoever's memory is gone takes another's, one by one.
+        assert!(waits <= moved && moved < COUNT / 2, "{waits} waits, {moved} have other memory than before");
+        rig.provider.complete_everything();
+        kept.into_iter().for_each(|block| rig.give(block, *last));
+        rig.close();
+    }
+}
+
+#[test]
+fn whoever_has_pages_moved_waits_for_those_that_had_them_alone() {
+    let rig = tight();
+    let streams = sharers(&rig, 40);
+    let (last, others) = streams.split_last().unwrap();
+    let (movers, rest) = others.split_at(3);
+    let small = all_at_a_time(&rig, rest, 64 * KIB);
+    let (mut kept, mut blocks) = (Vec::new(), Vec::new());
+    for &stream in movers {
+        kept.push(rig.take(PAGE, *last));
+        blocks.push(rig.take(PAGE, stream));
+    }
+    kept.push(rig.take(PAGE, *last));
+    for (block, &stream) in blocks.into_iter().zip(movers) {
+        rig.work(block, stream);
+        rig.give(block, stream);
+    }
+    let (before, moves) = (rig.provider.calls(), rig.figures().moves);
+    let block = rig.take(3 * PAGE, *last);
+    assert_eq!(rig.figures().moves, moves + 3);
+    let after = rig.provider.calls();
+    assert_eq!((after.wait - before.wait, after.create), (3, before.create), "{} others are busy", small.len());
+    rig.work(block, *last);
+    rig.give(block, *last);
+    rig.provider.complete_everything();
+    kept.into_iter().for_each(|block| rig.give(block, *last));
+    rig.close();
+}

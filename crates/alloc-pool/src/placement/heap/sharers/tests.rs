@@ -72,6 +72,19 @@ fn what_is_left_beside_an_aligned_block_is_still_the_own() {
 }
 
 #[test]
+fn memory_that_comes_about_beside_it_leaves_it_the_own() {
+    for users in [0, own_set(2), SHARED_SET] {
+        let mut heap = backed(10);
+        let block = heap.allocate(of(1, 10)).unwrap();
+        heap.release(block);
+        heap.convert_for(0, (10, 5), Kind::Free, (users, Stream::from_raw(2)));
+        heap.check().unwrap();
+        assert_eq!(heap.allocate(of(1, 10)), Some(block), "{users:b}");
+        assert_eq!(heap.node(block).unwrap().start, 0);
+    }
+}
+
+#[test]
 fn what_is_joined_by_force_is_nobodys_own() {
     let mut heap = backed(30);
     for block in blocks(&mut heap, 3, 10) {
