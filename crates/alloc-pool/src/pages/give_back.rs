@@ -5,7 +5,7 @@ use alloc_core::{MemoryProvider, ProviderError};
 use super::{Pages, Place};
 use crate::notes::Note;
 use crate::park::Parked;
-use crate::placement::heap::{Asker, Kind, SHARED_SET, TagSet};
+use crate::placement::heap::{Asker, SHARED_SET, TagSet};
 use crate::pool::Inner;
 
 /// What to do about memory that work in flight may still touch.
@@ -58,8 +58,11 @@ impl<P: MemoryProvider> Inner<P> {
             pages.scratch.found.clear();
             pages.find_free(&state, arena, Asker::NOBODY);
             for &handle in &pages.scratch.found {
-                let node = state.heap.node(pages.handles[handle as usize].found.node);
-                users |= node.map_or(0, |node| state.heap.unfinished(node));
+                let handle = &pages.handles[handle as usize];
+                let Some(place) = handle.active else { continue };
+                let (start, units) = (place.granule * pages.granule_units, handle.granules * pages.granule_units);
+                let here = state.heap.users_of(handle.found.node, start, units, Asker::NOBODY);
+                users |= here.map_or(0, |users| users.unfinished);
             }
         }
         let complete = match patience {
@@ -119,7 +122,7 @@ impl<P: MemoryProvider> Inner<P> {
                 handle.users = 0;
                 let (start, units) = (place.granule * granule_units, handle.granules * granule_units);
                 let node = state.heap.containing(handle.found.node, start);
-                state.heap.convert(node, start, units, Kind::Hole, 0);
+                state.heap.convert_to_hole(node, start, units);
                 excess = excess.saturating_sub(u64::from(handle.granules) * granule_bytes);
                 chosen.push(index);
             }
@@ -219,5 +222,58 @@ impl<T> Pages<T> {
         self.handles[index as usize].leaked = true;
         self.leaked += bytes;
         self.notes.push(Note::Leaked { bytes, cause });
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use alloc_core::conformance::{SimulatedConfig, SimulatedProvider};
+    use alloc_core::{Block, DeviceAllocator, Layout, Stream, StreamSet};
+
+    use super::*;
+    use crate::{Pool, PoolConfig};
+
+    const PAGE: u64 = 2 << 20;
+
+    #[test]
+    fn of_a_page_that_lies_in_several_pieces_none_is_left_when_it_goes() {
+        let provider = SimulatedProvider::new(SimulatedConfig::default());
+        let pool = Pool::new(provider.clone(), PoolConfig::default()).unwrap();
+        let inner = &pool.inner;
+        let take = |bytes, stream| pool.allocate(Layout::bytes(bytes).unwrap(), Stream::from_raw(stream)).unwrap();
+        let give = |block: Block, stream| {
+            Inner::release(inner, block, Stream::from_raw(stream), StreamSet::EMPTY).unwrap();
+        };
+        // Streams enough that those after them share a tag.
+        (1000..1063).for_each(|stream| give(take(512, stream), stream));
+        let blocks = [(PAGE / 2, 1), (PAGE / 2, 2), (PAGE, 3)].map(|(bytes, stream)| (take(bytes, stream), stream));
+        let arena = (0..).find(|&arena| inner.arena(arena).unwrap().lock().heap.used_units() >= 4096).unwrap();
+        let heap_does = |what: &mut dyn FnMut(&mut crate::placement::heap::Heap)| {
+            what(&mut inner.arena(arena).unwrap().lock().heap)
+        };
+        let mut stamp = 0;
+        for (block, stream) in blocks {
+            heap_does(&mut |heap| stamp = heap.now());
+            give(block, stream);
+        }
+        // As when others are found to be idle between the two looks at what may go: the first two are done, the last is not.
+        heap_does(&mut |heap| heap.note_complete(SHARED_SET, stamp));
+        let mut pages = inner.lock_pages();
+        let (mut before, mut after) = (0, 0);
+        heap_does(&mut |heap| before = heap.free_units());
+        let chosen = inner.detach_free(&mut pages, 0, 0);
+        let granules: u32 = chosen.iter().map(|&handle| pages.handles[handle as usize].granules).sum();
+        assert!(granules > 0, "the page of the first two goes");
+        heap_does(&mut |heap| after = heap.free_units());
+        assert_eq!(before - after, u64::from(granules * pages.granule_units));
+        let given: u64 = chosen.into_iter().map(|handle| inner.destroy(&mut pages, handle)).sum();
+        assert_eq!(given, u64::from(granules) * PAGE);
+        drop(pages);
+        let block = take(PAGE, 1);
+        assert!(provider.is_backed(block.address(), block.size()));
+        give(block, 1);
+        drop(pool);
+        provider.assert_clean();
+        provider.assert_all_returned();
     }
 }

@@ -354,6 +354,7 @@ impl Heap {
         (users, home): (TagSet, Stream),
     ) -> u32 {
         let index = self.containing(hint, start);
+        debug_assert!(self.nodes[index as usize].end() >= u64::from(start) + u64::from(units), "of several nodes");
         let from = self.detach(index);
         let skip = start - self.nodes[index as usize].start;
         let middle = if skip > 0 {

@@ -35,25 +35,15 @@ impl Heap {
         if self.seen & SHARED_SET == 0 {
             return;
         }
-        let mut row: Option<(u32, u64, u64)> = None;
-        // Whether it is of several nodes, and some of such streams.
-        let (mut is_apart, mut is_shared) = (false, false);
-        for (index, node) in self.pieces().chain(std::iter::once((NIL, &Node::VACANT))) {
-            let is_free = node.kind == Kind::Free;
-            row = match row {
-                Some((first, start, _)) if is_free => {
-                    is_apart = true;
-                    is_shared |= node.users & SHARED_SET != 0;
-                    Some((first, start, node.end()))
-                }
-                before => {
-                    if let Some((first, start, end)) = before.filter(|_| is_apart && is_shared) {
-                        visit(first, start, end);
-                    }
-                    (is_apart, is_shared) = (false, node.users & SHARED_SET != 0);
-                    is_free.then(|| (index, u64::from(node.start), node.end()))
-                }
-            };
+        let mut pieces = self.pieces();
+        while let Some((first, node)) = pieces.find(|(_, node)| node.kind == Kind::Free) {
+            let (mut end, mut is_apart, mut is_shared) = (node.end(), false, node.users & SHARED_SET != 0);
+            for (_, next) in pieces.by_ref().take_while(|(_, next)| next.kind == Kind::Free) {
+                (end, is_apart, is_shared) = (next.end(), true, is_shared || next.users & SHARED_SET != 0);
+            }
+            if is_apart && is_shared {
+                visit(first, u64::from(node.start), end);
+            }
         }
     }
 
