@@ -131,7 +131,8 @@ def library() -> ctypes.CDLL:
 
 def last_error() -> str:
     """The text of this thread's last failure."""
-    return library().devmem_last_error().decode("utf-8", "replace")
+    text: bytes = library().devmem_last_error()
+    return text.decode("utf-8", "replace")
 
 
 def check(status: int) -> None:
@@ -280,7 +281,8 @@ def save_picture(path: Union[str, "os.PathLike[str]"], device: int = 0, kind: st
 
 
 def _json(function: str, device: int, kind: str) -> Dict[str, Any]:
-    return json.loads(_text(function, device, kind))
+    figures: Dict[str, Any] = json.loads(_text(function, device, kind))
+    return figures
 
 
 def _text(function: str, device: int, kind: str) -> str:

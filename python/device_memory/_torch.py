@@ -126,7 +126,7 @@ class _AfterImport(importlib.abc.MetaPathFinder):
                 sys.meta_path.remove(self)
             self.then(module)
 
-        spec.loader.exec_module = exec_module
+        setattr(spec.loader, "exec_module", exec_module)
         return spec
 
 
@@ -156,10 +156,11 @@ def torch_memory_stats(device: int = 0) -> Dict[str, Any]:
     figures, base = _figures(device), _baselines[device]
 
     def since(*path: str) -> int:
-        now, then = figures, base
+        now: Any = figures
+        then: Any = base
         for name in path:
             now, then = now[name], then[name]
-        return now - then
+        return int(now - then)
 
     def whole(current: int = 0, peak: int = 0, allocated: int = 0, grown: int = 0) -> Dict[str, Dict[str, int]]:
         none = {"current": 0, "peak": 0, "allocated": 0, "freed": 0}
@@ -220,7 +221,7 @@ def _answer_for(module: Any) -> None:
         if not _library.is_open(device):
             return 1.0
         limit, total = _library.get_limit(device), _library.statistics(device)["device_total"]
-        return 1.0 if limit is None or not total else limit / total
+        return 1.0 if limit is None or not total else float(limit / total)
 
     answers = {
         "_cuda_memoryStats": torch_memory_stats,
@@ -273,11 +274,11 @@ class MemPool:
     @property
     def device(self) -> int:
         """The device that was current when the pool was made."""
-        return self._device
+        return int(self._device)
 
     def use_count(self) -> int:
         """How many use the pool: this object, graphs, and blocks of ``use_mem_pool`` that have not ended."""
-        return self._users(self._device, _PoolId(*self._id))
+        return int(self._users(self._device, _PoolId(*self._id)))
 
     def __del__(self) -> None:
         if getattr(self, "_held", False):

@@ -97,7 +97,8 @@ fn files(root: &Path, library: Vec<u8>) -> anyhow::Result<Vec<(String, Vec<u8>)>
     let mut files = Vec::new();
     for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "py") {
+        // The second says to checkers of types that the package has them.
+        if path.extension().is_some_and(|extension| extension == "py" || extension == "typed") {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             files.push((format!("{PACKAGE}/{name}"), fs::read(&path)?));
         }
@@ -181,6 +182,16 @@ mod tests {
         let platform = platform(b"..GLIBC_2.2.5\0GLIBC_2.34\0GLIBC_2.9\0GLIBC_PRIVATE\0")?;
         assert!(platform.starts_with("manylinux_2_34_"), "{platform}");
         assert!(super::platform(b"nothing").is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn the_package_is_said_to_have_types() -> anyhow::Result<()> {
+        let files = files(Workspace::load()?.root(), Vec::new())?;
+        let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
+        for name in ["__init__.py", "_library.py", "py.typed", "device_memory.h", LIBRARY] {
+            assert!(names.contains(&format!("{PACKAGE}/{name}").as_str()), "{name} is not among {names:?}");
+        }
         Ok(())
     }
 
