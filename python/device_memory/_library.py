@@ -86,6 +86,7 @@ _SIGNATURES = {
     "devmem_record_stream": (_INT, [_VOID, _U64]),
     "devmem_block_info": (_INT, [_VOID, ctypes.POINTER(_BlockInfo)]),
     "devmem_trim": (_INT, [_INT, _INT, _U64, ctypes.POINTER(_U64)]),
+    "devmem_grow_to": (_INT, [_INT, _INT, _U64, _U64, ctypes.POINTER(_U64)]),
     "devmem_set_limit": (_INT, [_INT, _INT, _U64]),
     "devmem_limit": (_INT, [_INT, _INT, ctypes.POINTER(_U64)]),
     "devmem_reset_peaks": (_INT, [_INT, _INT]),
@@ -221,6 +222,16 @@ def empty_cache(device: int = 0, keep: int = 0, kind: str = "cuda") -> int:
     given = ctypes.c_uint64()
     check(library().devmem_trim(*named(kind, device), number("bytes to keep", keep), ctypes.byref(given)))
     return given.value
+
+
+def grow_to(size: int, device: int = 0, stream: int = 0, kind: str = "cuda") -> int:
+    """Has the device's pool hold at least ``size`` bytes of memory, made now in place of when it is first needed; returns how many
+    it holds. The memory is free for blocks of every size and stream.
+    """
+    held = ctypes.c_uint64()
+    numbers = number("size", size), number("stream", stream)
+    check(library().devmem_grow_to(*named(kind, device), *numbers, ctypes.byref(held)))
+    return held.value
 
 
 def set_limit(limit: Optional[int], device: int = 0, kind: str = "cuda") -> None:

@@ -74,6 +74,24 @@ class Host(unittest.TestCase):
             device_memory.set_limit(None, kind="cpu")
         self.assertIsNone(device_memory.get_limit(kind="cpu"))
 
+    def test_memory_is_made_beforehand(self):
+        held = device_memory.grow_to(64 << 20, kind="cpu")
+        before = device_memory.statistics(kind="cpu")
+        self.assertGreaterEqual(held, 64 << 20)
+        self.assertEqual(before["reserved"], held)
+        device_memory.free(device_memory.allocate(48 << 20, kind="cpu"))
+        self.assertEqual(device_memory.statistics(kind="cpu")["misses"], before["misses"])
+        self.assertEqual(device_memory.grow_to(1, kind="cpu"), held)
+        with self.assertRaises(MisuseError):
+            device_memory.grow_to(-1, kind="cpu")
+        device_memory.set_limit(80 << 20, kind="cpu")
+        try:
+            with self.assertRaises(OutOfMemory):
+                device_memory.grow_to(81 << 20, kind="cpu")
+        finally:
+            device_memory.set_limit(None, kind="cpu")
+        device_memory.empty_cache(kind="cpu")
+
     def test_statistics_and_snapshot_agree(self):
         pointers = [device_memory.allocate(size, kind="cpu", stream=size) for size in (10, 100_000, 5 << 20)]
         snapshot = device_memory.snapshot(kind="cpu")

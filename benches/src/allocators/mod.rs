@@ -7,7 +7,7 @@ mod original;
 use std::alloc::System;
 use std::fmt;
 
-use alloc_core::DeviceAllocator;
+use alloc_core::{DeviceAllocator, Stream};
 use alloc_cpu::{HostOptions, HostProvider, SystemAllocator};
 use alloc_pool::{Pool, PoolConfig};
 use anyhow::Context;
@@ -25,6 +25,8 @@ pub use original::OriginalPool;
 pub enum Peer {
     /// This workspace's pool over host memory, in its default configuration
     Pool,
+    /// The same after `Pool::grow_to`: it holds what will live at one time before that is asked for
+    Grown,
     /// The system's heap, with nothing around it
     System,
     /// mimalloc, with nothing around it
@@ -53,7 +55,7 @@ impl Peer {
 
     /// Whether the allocator knows how much memory it holds, and counts its calls to the system.
     pub fn knows_reserved(self) -> bool {
-        matches!(self, Self::Pool | Self::Original)
+        matches!(self, Self::Pool | Self::Grown | Self::Original)
     }
 
     /// Whether its blocks have memory behind them.
@@ -69,6 +71,11 @@ impl Peer {
     pub fn visit<V: Visitor>(self, peak: u64, touched: bool, visitor: V) -> anyhow::Result<V::Output> {
         Ok(match self {
             Self::Pool => visitor.visit(host_pool(peak, touched)?),
+            Self::Grown => {
+                let pool = host_pool(peak, touched)?;
+                pool.grow_to(peak, Stream::DEFAULT)?;
+                visitor.visit(pool)
+            }
             Self::System => visitor.visit(Heap::new(System)),
             Self::Mimalloc => visitor.visit(Heap::new(MiMalloc)),
             #[cfg(feature = "jemalloc")]
@@ -84,6 +91,7 @@ impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Pool => "pool",
+            Self::Grown => "grown",
             Self::System => "system",
             Self::Mimalloc => "mimalloc",
             #[cfg(feature = "jemalloc")]

@@ -239,6 +239,18 @@ devmem_status devmem_trim(int32_t kind,
                           uint64_t keep,
                           uint64_t *given);
 
+// Has the device's pool hold at least `bytes` of physical memory, made now in place of when it is first needed, and writes how
+// many it holds to `held` unless that is null. The memory is free for blocks of every size and stream. `stream` is one that the
+// program works on: what is free already, and others used last, is waited for there.
+//
+// # Safety
+// `held` is null or valid for a write; `stream` is a living stream of the device.
+devmem_status devmem_grow_to(int32_t kind,
+                             int32_t ordinal,
+                             uint64_t bytes,
+                             uint64_t stream,
+                             uint64_t *held);
+
 // Sets the most physical memory to hold, in bytes; 0 for no limit. What is held beyond it is given back as far as it is
 // free.
 devmem_status devmem_set_limit(int32_t kind,

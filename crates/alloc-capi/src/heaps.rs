@@ -4,7 +4,8 @@ use std::fmt::Debug;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use alloc_core::{
-    AllocError, Device, DeviceAllocator, DeviceKind, DeviceMemory, ProviderError, ProviderErrorKind, Snapshot, registry,
+    AllocError, Device, DeviceAllocator, DeviceKind, DeviceMemory, ProviderError, ProviderErrorKind, Snapshot, Stream,
+    registry,
 };
 use alloc_cpu::HostOptions;
 use alloc_cuda::{DeviceOptions, DeviceProvider, PinnedMethod, PinnedProvider};
@@ -35,6 +36,8 @@ trait Controls: Debug + Send + Sync {
     /// `false` if the allocator has none that can be set.
     fn set_limit(&self, limit: Option<u64>) -> bool;
     fn reset_peaks(&self) -> bool;
+    /// `None` if memory can't be made beforehand.
+    fn grow_to(&self, bytes: u64, stream: Stream) -> Option<Result<u64, AllocError>>;
     fn memory(&self) -> Option<DeviceMemory>;
     /// `None` if where its memory is can't be known.
     fn snapshot(&self) -> Option<Snapshot>;
@@ -53,6 +56,9 @@ impl<P: PeerAccess> Controls for &'static Pool<P> {
     fn reset_peaks(&self) -> bool {
         Pool::reset_peaks(self);
         true
+    }
+    fn grow_to(&self, bytes: u64, stream: Stream) -> Option<Result<u64, AllocError>> {
+        Some(Pool::grow_to(self, bytes, stream))
     }
     fn memory(&self) -> Option<DeviceMemory> {
         self.provider().memory().ok()
@@ -78,6 +84,9 @@ impl Controls for Installed {
     }
     fn reset_peaks(&self) -> bool {
         false
+    }
+    fn grow_to(&self, _bytes: u64, _stream: Stream) -> Option<Result<u64, AllocError>> {
+        None
     }
     fn memory(&self) -> Option<DeviceMemory> {
         None
@@ -132,6 +141,13 @@ impl Heap {
         self.live.reset_peak();
         let foreign = Failure::Foreign { what: "the peaks", device: self.device };
         self.controls.reset_peaks().then_some(()).ok_or(foreign)
+    }
+
+    /// Has the allocator hold at least so many bytes; how many it holds.
+    pub(crate) fn grow_to(&self, bytes: u64, stream: Stream) -> Result<u64, Failure> {
+        let foreign = Failure::Foreign { what: "the memory held", device: self.device };
+        let held = self.controls.grow_to(bytes, stream).ok_or(foreign)?;
+        Ok(held.inspect_err(|error| self.count_failure(error))?)
     }
 
     pub(crate) fn memory(&self) -> Option<DeviceMemory> {

@@ -456,7 +456,7 @@ impl<P: MemoryProvider> Inner<P> {
     }
 
     /// What a large block needs of a heap.
-    fn large_ask(&self, layout: Layout, stream: Stream) -> Result<Ask, AllocError> {
+    pub(crate) fn large_ask(&self, layout: Layout, stream: Stream) -> Result<Ask, AllocError> {
         let align = layout.align().max(UNIT);
         let maximum = self.arena_bytes;
         if !self.mapped && align > self.granularity {

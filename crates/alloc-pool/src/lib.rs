@@ -32,6 +32,7 @@ mod caches;
 mod config;
 mod crossing;
 mod driver;
+mod grow;
 mod id;
 mod ledger;
 mod local;

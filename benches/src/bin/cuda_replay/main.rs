@@ -59,6 +59,8 @@ struct Options {
 enum Peer {
     /// This workspace's pool over pages that move
     Pool,
+    /// The same after `Pool::grow_to`: it holds what will live at one time before that is asked for
+    Grown,
     /// This workspace's pool over segments of `cuMemAlloc`
     Segments,
     /// `cuMemAllocAsync` and `cuMemFreeAsync`
@@ -71,6 +73,7 @@ impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Pool => "pool",
+            Self::Grown => "grown",
             Self::Segments => "segments",
             Self::Async => "async",
             Self::Direct => "direct",
@@ -152,14 +155,18 @@ impl Bench {
             trace.trace.streams().iter().map(|_| CudaStream::new(ordinal)).collect::<Result<_, _>>()?;
         let names: Vec<Stream> = streams.iter().map(CudaStream::stream).collect();
         let passes = if self.options.quick || peer == Peer::Direct { 2 } else { self.options.passes };
-        let replay = Replay::new(&trace.trace).passes(passes).streams(names);
+        let replay = Replay::new(&trace.trace).passes(passes).streams(names.clone());
         let in_driver = Arc::new(AtomicU64::new(0));
         match peer {
-            Peer::Pool | Peer::Segments => {
-                let addressing = if peer == Peer::Pool { Addressing::Mapped } else { Addressing::Segmented };
+            Peer::Pool | Peer::Grown | Peer::Segments => {
+                let addressing = if peer == Peer::Segments { Addressing::Segmented } else { Addressing::Mapped };
                 let inner = DeviceProvider::new(ordinal, &DeviceOptions::default().addressing(addressing))?;
                 let provider = Timed::new(inner, Arc::clone(&in_driver));
                 let pool = Pool::new(provider, PoolConfig::from_env()?)?;
+                if peer == Peer::Grown {
+                    pool.grow_to(trace.peak_live, names[0])?;
+                    in_driver.store(0, Ordering::Relaxed);
+                }
                 self.run(&replay, &pool, peer, &trace, Some(&in_driver))?;
                 for stream in &streams {
                     pool.retire_stream(stream.stream());

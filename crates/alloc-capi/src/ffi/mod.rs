@@ -272,6 +272,22 @@ pub unsafe extern "C" fn devmem_trim(kind: i32, ordinal: i32, keep: u64, given: 
     })
 }
 
+/// Has the device's pool hold at least `bytes` of physical memory, made now in place of when it is first needed, and writes how
+/// many it holds to `held` unless that is null. The memory is free for blocks of every size and stream. `stream` is one that the
+/// program works on: what is free already, and others used last, is waited for there.
+///
+/// # Safety
+/// `held` is null or valid for a write; `stream` is a living stream of the device.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn devmem_grow_to(kind: i32, ordinal: i32, bytes: u64, stream: u64, held: *mut u64) -> Status {
+    status(|| {
+        let device = heaps::device(kind, ordinal)?;
+        let found = heaps::heap(device)?.grow_to(bytes, memory::stream(device, stream))?;
+        // SAFETY: the caller's promise.
+        if held.is_null() { Ok(()) } else { unsafe { write("held", held, found) } }
+    })
+}
+
 /// Sets the most physical memory to hold, in bytes; 0 for no limit. What is held beyond it is given back as far as it is
 /// free.
 #[unsafe(no_mangle)]

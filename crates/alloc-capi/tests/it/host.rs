@@ -379,6 +379,34 @@ fn tensors_are_counted_and_found_as_all_else_is() {
 }
 
 #[test]
+fn memory_is_made_beforehand() {
+    let _alone = alone();
+    let figures = || {
+        let mut statistics = Statistics::default();
+        // SAFETY: the struct is a local of that size.
+        unsafe { devmem_statistics(CPU, 0, &mut statistics, size_of::<Statistics>()) };
+        statistics
+    };
+    // SAFETY: the number is a local or there is none; a host has no queues, so any number is a stream.
+    let grow = |bytes, held: *mut u64| unsafe { devmem_grow_to(CPU, 0, bytes, 0, held) };
+    let mut held = 0;
+    assert_eq!(grow(96 << 20, &mut held), Status::Ok);
+    let before = figures();
+    assert!(held >= 96 << 20 && before.reserved == held);
+    assert_eq!(give(take(64 << 20)), Status::Ok);
+    assert_eq!((figures().misses, figures().reserved), (before.misses, held));
+    assert_eq!(grow(1, null_mut()), Status::Ok);
+    assert_eq!(devmem_set_limit(CPU, 0, held), Status::Ok);
+    assert_eq!(grow(held + 1, &mut held), Status::OutOfMemory);
+    assert_eq!(devmem_set_limit(CPU, 0, 0), Status::Ok);
+    assert_eq!((figures().reserved, figures().failure_count), (held, before.failure_count + 1));
+    // SAFETY: as above.
+    assert_eq!(unsafe { devmem_grow_to(CPU, 5, 1, 0, null_mut()) }, Status::InvalidArgument);
+    // SAFETY: nothing is written.
+    assert_eq!(unsafe { devmem_trim(CPU, 0, 0, null_mut()) }, Status::Ok);
+}
+
+#[test]
 fn names_of_statuses_are_words() {
     let _alone = alone();
     // SAFETY: names are constants.

@@ -60,6 +60,13 @@ pub(super) struct AtPeak {
     pub(super) allocated_bytes: u64,
 }
 
+/// The peak of what is in use, and what was noted of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peak {
+    units: u64,
+    noted: AtPeak,
+}
+
 /// A pool that moves no more than one byte in so many allocated is at rest. Beyond that, how many times all of its
 /// memory it may move first, and by how much of the peak it may grow for each further time.
 const ALLOCATED_PER_MOVED: u64 = 500;
@@ -117,6 +124,23 @@ impl<T> Pages<T> {
             self.has_ebbed = false;
             self.at_peak = AtPeak { units, reserved, moved_granules, allocated_bytes };
             self.unrest.begin_anew(allocations, self.moves);
+        }
+    }
+
+    /// Has the pool grow as if so many units had been in use; what was the peak before, if it was less.
+    pub(crate) fn raise_peak(&mut self, units: u64) -> Option<Peak> {
+        let before = Peak { units: self.peak_units, noted: self.at_peak };
+        (units > self.peak_units).then(|| {
+            self.peak_units = units;
+            self.note_peak();
+            before
+        })
+    }
+
+    /// Undoes that, unless there was a higher peak meanwhile.
+    pub(crate) fn take_back_peak(&mut self, units: u64, before: Peak) {
+        if self.peak_units == units {
+            (self.peak_units, self.at_peak) = (before.units, before.noted);
         }
     }
 

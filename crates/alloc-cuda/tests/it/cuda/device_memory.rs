@@ -1,6 +1,6 @@
 //! Device memory through the pool: calls pair up, and both kinds of addressing give everything back.
 
-use alloc_core::{Addressing, DeviceAllocator, MemoryProvider, ProviderErrorKind};
+use alloc_core::{Addressing, DeviceAllocator, MemoryProvider, Place, ProviderErrorKind};
 use alloc_cuda::{CudaStream, DeviceOptions, DeviceProvider};
 use alloc_pool::PoolConfig;
 
@@ -56,6 +56,35 @@ fn mapped_pages_pair_up() {
     assert_as_often(&driver, "cuMemCreate", "cuMemRelease");
     assert_as_often(&driver, "cuMemMap", "cuMemUnmap");
     assert_as_often(&driver, "cuMemAddressReserve", "cuMemAddressFree");
+}
+
+#[test]
+fn memory_that_was_made_beforehand_needs_no_driver_later() {
+    let _driver = alone();
+    let streams = [(); 2].map(|()| CudaStream::new(0).unwrap());
+    for addressing in [Addressing::Mapped, Addressing::Segmented] {
+        let options = DeviceOptions::default().addressing(addressing);
+        let pool = alloc_cuda::device_pool(0, &options, PoolConfig::default()).unwrap();
+        let held = pool.grow_to(96 << 20, streams[0].stream()).unwrap();
+        let before = pool.statistics().provider_calls;
+        assert!((96 << 20..98 << 20).contains(&held) && pool.statistics().in_use.peak == 0);
+        // A segment holds one block of its size; pages hold any.
+        let size = if addressing == Addressing::Mapped { 40 << 20 } else { 2 << 20 };
+        let blocks: Vec<_> =
+            streams.iter().map(|own| (pool.allocate(bytes(size), own.stream()).unwrap(), own.stream())).collect();
+        assert_eq!(pool.statistics().provider_calls.memory(), before.memory(), "{addressing:?}");
+        for (block, stream) in blocks {
+            let place = Place { device: pool.device(), address: block.address() };
+            // SAFETY: the block is as large, and its stream is waited for before the pool goes.
+            unsafe { pool.transfer().fill(place, size, 7, stream) }.unwrap();
+            pool.transfer().synchronize(stream).unwrap();
+            release(&*pool, block, stream);
+        }
+        pool.set_limit(Some(held));
+        assert!(pool.grow_to(held + 1, streams[0].stream()).unwrap_err().is_out_of_memory());
+        assert_eq!(pool.trim(0), held);
+        streams.iter().for_each(|stream| pool.retire_stream(stream.stream()));
+    }
 }
 
 #[test]

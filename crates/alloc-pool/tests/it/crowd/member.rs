@@ -22,6 +22,7 @@ enum Deed {
     CompleteSome,
     CompleteAll,
     Trim,
+    Grow,
     Flush,
     Retire,
     Capture,
@@ -97,6 +98,7 @@ impl<'a> Member<'a> {
             (Deed::CompleteSome, self.choose(&[0, 5, 20])),
             (Deed::CompleteAll, self.choose(&[0, 1, 3])),
             (Deed::Trim, self.choose(&[0, 0, 1])),
+            (Deed::Grow, self.choose(&[0, 0, 1])),
             (Deed::Flush, self.choose(&[0, 1])),
             (Deed::Retire, self.choose(&[0, 1])),
             (Deed::Capture, self.choose(&[0, 0, 1])),
@@ -135,6 +137,9 @@ impl<'a> Member<'a> {
             Deed::CompleteSome => drop(crowd.rig.provider.complete_next(stream)),
             Deed::CompleteAll => crowd.rig.provider.complete_everything(),
             Deed::Trim => drop(crowd.rig.pool.trim(crowd.rig.provider.config().granularity * (self.random)(40))),
+            Deed::Grow => {
+                drop(crowd.rig.pool.grow_to(crowd.rig.provider.config().granularity * (self.random)(60), stream))
+            }
             Deed::Flush => crowd.rig.pool.flush_thread_cache(),
             Deed::Retire if captured.is_empty() => self.retire(index),
             Deed::HandOn => {

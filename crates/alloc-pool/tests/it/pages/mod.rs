@@ -1,5 +1,6 @@
 //! How the pool comes by physical memory, moves it, and gives it back.
 
+mod beforehand;
 mod growth;
 mod moving;
 mod out_of_memory;

@@ -114,6 +114,7 @@ impl Model {
                 prop_assert_eq!(given, before - after);
                 prop_assert!(before <= keep || after >= keep.saturating_sub(self.largest_piece()), "{keep}: {after}");
             }
+            Operation::Grow { bytes, stream } => self.grow(bytes, self.streams[stream % self.streams.len()])?,
             Operation::Flush => self.rig.pool.flush_thread_cache(),
         }
         self.check()
@@ -150,6 +151,29 @@ impl Model {
             self.rig.work(block, stream);
         }
         self.living.push(new);
+        Ok(())
+    }
+
+    /// Memory that is made beforehand is there, unless there is not so much.
+    fn grow(&mut self, bytes: u64, stream: Stream) -> Outcome {
+        let provider = self.rig.provider.config();
+        let room = self.config.limit.unwrap_or(provider.capacity);
+        let before = self.rig.figures();
+        match self.rig.pool.grow_to(bytes, stream) {
+            Ok(held) => {
+                prop_assert!(held >= bytes);
+                prop_assert_eq!(held, self.rig.provider.physical_bytes());
+                prop_assert!(before.reserved.current < bytes || held == before.reserved.current);
+                prop_assert!(held < bytes.max(before.reserved.current) + self.largest_piece());
+                self.gone.retain(|gone| *gone != stream);
+            }
+            Err(error) => {
+                prop_assert!(error.is_out_of_memory(), "{error}");
+                prop_assert!(bytes.next_multiple_of(provider.granularity) > room, "{bytes} of {room}: {error}");
+            }
+        }
+        let after = self.rig.figures();
+        prop_assert_eq!((after.in_use, after.requested), (before.in_use, before.requested));
         Ok(())
     }
 

@@ -39,6 +39,10 @@ pub enum Operation {
     Trim {
         keep: u64,
     },
+    Grow {
+        bytes: u64,
+        stream: usize,
+    },
     Flush,
 }
 
@@ -73,6 +77,7 @@ pub fn operation() -> impl Strategy<Value = Operation> {
         2 => (0..64_usize, any::<bool>()).prop_map(|(stream, same_name)| Retire { stream, same_name }),
         2 => (0..32 * MIB).prop_map(|keep| Trim { keep }),
         1 => Just(Trim { keep: 0 }),
+        1 => (0..48 * MIB, 0..64_usize).prop_map(|(bytes, stream)| Grow { bytes, stream }),
         1 => Just(Flush),
     ]
 }
