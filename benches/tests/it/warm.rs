@@ -35,7 +35,7 @@ unsafe impl<A: DeviceAllocator> DeviceAllocator for CountHeapCalls<A> {
         counted(|| unsafe { self.0.release(block, stream, uses) })
     }
 
-    forward_allocator!(self => self.0; device, statistics, trim, transfer, retire_stream);
+    forward_allocator!(self => self.0; device, statistics, trim, grow_to, transfer, retire_stream);
 }
 
 /// Heap calls and provider calls of each pass.

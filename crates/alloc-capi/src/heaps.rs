@@ -36,8 +36,6 @@ trait Controls: Debug + Send + Sync {
     /// `false` if the allocator has none that can be set.
     fn set_limit(&self, limit: Option<u64>) -> bool;
     fn reset_peaks(&self) -> bool;
-    /// `None` if memory can't be made beforehand.
-    fn grow_to(&self, bytes: u64, stream: Stream) -> Option<Result<u64, AllocError>>;
     fn memory(&self) -> Option<DeviceMemory>;
     /// `None` if where its memory is can't be known.
     fn snapshot(&self) -> Option<Snapshot>;
@@ -56,9 +54,6 @@ impl<P: PeerAccess> Controls for &'static Pool<P> {
     fn reset_peaks(&self) -> bool {
         Pool::reset_peaks(self);
         true
-    }
-    fn grow_to(&self, bytes: u64, stream: Stream) -> Option<Result<u64, AllocError>> {
-        Some(Pool::grow_to(self, bytes, stream))
     }
     fn memory(&self) -> Option<DeviceMemory> {
         self.provider().memory().ok()
@@ -84,9 +79,6 @@ impl Controls for Installed {
     }
     fn reset_peaks(&self) -> bool {
         false
-    }
-    fn grow_to(&self, _bytes: u64, _stream: Stream) -> Option<Result<u64, AllocError>> {
-        None
     }
     fn memory(&self) -> Option<DeviceMemory> {
         None
@@ -143,10 +135,9 @@ impl Heap {
         self.controls.reset_peaks().then_some(()).ok_or(foreign)
     }
 
-    /// Has the allocator hold at least so many bytes; how many it holds.
+    /// Has the allocator hold at least so many bytes, if it holds any beyond blocks in use; how many it holds.
     pub(crate) fn grow_to(&self, bytes: u64, stream: Stream) -> Result<u64, Failure> {
-        let foreign = Failure::Foreign { what: "the memory held", device: self.device };
-        let held = self.controls.grow_to(bytes, stream).ok_or(foreign)?;
+        let held = self.allocator.grow_to(bytes, stream);
         Ok(held.inspect_err(|error| self.count_failure(error))?)
     }
 

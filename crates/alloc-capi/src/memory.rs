@@ -321,5 +321,5 @@ unsafe impl DeviceAllocator for Heap {
         unsafe { self.allocator().release(block, stream, &all) }
     }
 
-    forward_allocator!(self => self.allocator(); statistics, trim, transfer, retire_stream);
+    forward_allocator!(self => self.allocator(); statistics, trim, grow_to, transfer, retire_stream);
 }

@@ -80,6 +80,20 @@ pub unsafe trait DeviceAllocator: Debug + Send + Sync {
     /// the bytes given back. May wait for work that still uses released memory.
     fn trim(&self, keep: u64) -> u64;
 
+    /// The counterpart of [`trim`](DeviceAllocator::trim): makes physical memory now, in place of when it is first needed, until at least
+    /// `bytes` are reserved; returns how many are. The memory is free, for blocks of every size and stream. `stream` is one that the
+    /// program works on: what is free already, and others used last, may be waited for there.
+    ///
+    /// An allocator that keeps no memory beyond blocks in use makes none.
+    ///
+    /// # Errors
+    /// [`AllocError::OutOfMemory`] if there is not so much, or the allocator may not have it. What could be made stays, as free
+    /// memory.
+    fn grow_to(&self, bytes: u64, stream: Stream) -> Result<u64, AllocError> {
+        let _ = (bytes, stream);
+        Ok(self.statistics().reserved.current)
+    }
+
     /// What copies and fills this allocator's memory.
     fn transfer(&self) -> &dyn Transfer;
 

@@ -34,7 +34,7 @@
 ///         self.inner.allocate(layout, stream)
 ///     }
 ///
-///     forward_allocator!(self => self.inner; device, release, statistics, trim, transfer, retire_stream);
+///     forward_allocator!(self => self.inner; device, release, statistics, trim, grow_to, transfer, retire_stream);
 /// }
 ///
 /// let counting = Counting { inner: SimulatedAllocator::new(Device::cuda(0), 1 << 20), requests: AtomicU64::new(0) };
@@ -46,7 +46,7 @@
 macro_rules! forward_allocator {
     ($this:ident => $inner:expr) => {
         $crate::forward_allocator!(
-            $this => $inner; device, allocate, release, statistics, trim, transfer, retire_stream
+            $this => $inner; device, allocate, release, statistics, trim, grow_to, transfer, retire_stream
         );
     };
     ($this:ident => $inner:expr; $($method:ident),+ $(,)?) => {
@@ -85,6 +85,11 @@ macro_rules! forward_allocator {
     (@ trim $this:ident $inner:expr) => {
         fn trim(&$this, keep: u64) -> u64 {
             $inner.trim(keep)
+        }
+    };
+    (@ grow_to $this:ident $inner:expr) => {
+        fn grow_to(&$this, bytes: u64, stream: $crate::Stream) -> ::core::result::Result<u64, $crate::AllocError> {
+            $inner.grow_to(bytes, stream)
         }
     };
     (@ transfer $this:ident $inner:expr) => {

@@ -223,6 +223,10 @@ unsafe impl<P: MemoryProvider> DeviceAllocator for Pool<P> {
         self.inner.trim(keep)
     }
 
+    fn grow_to(&self, bytes: u64, stream: Stream) -> Result<u64, AllocError> {
+        Pool::grow_to(self, bytes, stream)
+    }
+
     fn transfer(&self) -> &dyn Transfer {
         self.inner.driver.provider().transfer()
     }

@@ -127,7 +127,7 @@ unsafe impl DeviceAllocator for Traced {
         unsafe { self.inner.release(block, stream, uses) }
     }
 
-    forward_allocator!(self => self.inner; device, statistics, trim, transfer, retire_stream);
+    forward_allocator!(self => self.inner; device, statistics, trim, grow_to, transfer, retire_stream);
 }
 
 /// The calls at some addresses, in words: of one address several, where functions were inlined, the nearest first.

@@ -52,7 +52,7 @@ unsafe impl DeviceAllocator for Source {
         Ok(block)
     }
 
-    forward_allocator!(self => self.0.allocator(); release, statistics, trim, transfer, retire_stream);
+    forward_allocator!(self => self.0.allocator(); release, statistics, trim, grow_to, transfer, retire_stream);
 }
 
 #[derive(Debug)]

@@ -31,7 +31,7 @@ unsafe impl DeviceAllocator for Slow {
         unsafe { self.0.release(block, stream, uses) }
     }
 
-    forward_allocator!(self => self.0; device, allocate, statistics, trim, transfer, retire_stream);
+    forward_allocator!(self => self.0; device, allocate, statistics, trim, grow_to, transfer, retire_stream);
 }
 
 #[test]

@@ -160,6 +160,13 @@ unsafe impl<P: DeviceAllocator, S: DeviceAllocator> DeviceAllocator for Fallback
         from_secondary.saturating_add(self.primary.trim(keep.saturating_sub(secondary)))
     }
 
+    /// Grows the primary.
+    fn grow_to(&self, bytes: u64, stream: Stream) -> Result<u64, AllocError> {
+        let secondary = self.secondary.statistics().reserved.current;
+        let primary = self.primary.grow_to(bytes.saturating_sub(secondary), stream)?;
+        Ok(primary.saturating_add(secondary))
+    }
+
     fn transfer(&self) -> &dyn Transfer {
         self.primary.transfer()
     }

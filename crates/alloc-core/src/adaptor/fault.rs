@@ -189,7 +189,7 @@ unsafe impl<A: DeviceAllocator> DeviceAllocator for FaultInjection<A> {
         }
     }
 
-    forward_allocator!(self => self.inner; device, release, statistics, trim, transfer, retire_stream);
+    forward_allocator!(self => self.inner; device, release, statistics, trim, grow_to, transfer, retire_stream);
 }
 
 #[cfg(test)]

@@ -131,7 +131,7 @@ unsafe impl<A: DeviceAllocator> DeviceAllocator for Limited<A> {
         Ok(())
     }
 
-    forward_allocator!(self => self.inner; device, statistics, trim, transfer, retire_stream);
+    forward_allocator!(self => self.inner; device, statistics, trim, grow_to, transfer, retire_stream);
 }
 
 #[cfg(test)]

@@ -118,7 +118,7 @@ unsafe impl<A: DeviceAllocator, W: Write + Send> DeviceAllocator for Logging<A, 
         unsafe { self.inner.release(block, stream, uses) }
     }
 
-    forward_allocator!(self => self.inner; device, statistics, trim, transfer, retire_stream);
+    forward_allocator!(self => self.inner; device, statistics, trim, grow_to, transfer, retire_stream);
 }
 
 impl<A: fmt::Debug, W: Write + Send> fmt::Debug for Logging<A, W> {

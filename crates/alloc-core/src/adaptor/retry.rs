@@ -133,7 +133,7 @@ unsafe impl<A: DeviceAllocator, F: OnFailure> DeviceAllocator for RetryOnFailure
         }
     }
 
-    forward_allocator!(self => self.inner; device, release, statistics, trim, transfer, retire_stream);
+    forward_allocator!(self => self.inner; device, release, statistics, trim, grow_to, transfer, retire_stream);
 }
 
 impl<A: fmt::Debug, F> fmt::Debug for RetryOnFailure<A, F> {

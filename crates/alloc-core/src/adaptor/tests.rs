@@ -141,6 +141,9 @@ unsafe impl DeviceAllocator for Witness {
         self.trimmed.lock().unwrap().push(keep);
         1000 + self.reserved
     }
+    fn grow_to(&self, bytes: u64, stream: Stream) -> Result<u64, AllocError> {
+        Ok(bytes + stream.handle())
+    }
     fn transfer(&self) -> &dyn Transfer {
         self.inner.transfer()
     }
@@ -170,6 +173,7 @@ fn adaptors_and_pointers_hand_the_rest_through() {
         assert_eq!(outer.device(), Device::cuda(2).simulated(), "{name}");
         assert_eq!(outer.statistics(), witness.statistics(), "{name}");
         assert_eq!((outer.trim(77), &*witness.trimmed.lock().unwrap()), (1500, &vec![77]), "{name}");
+        assert_eq!(outer.grow_to(3000, Stream::from_raw(5)).unwrap(), 3005, "{name}");
         outer.retire_stream(Stream::from_raw(9));
         assert_eq!(*witness.retired.lock().unwrap(), [Stream::from_raw(9)], "{name}");
         let transfer = std::ptr::from_ref(outer.transfer()).cast::<()>();
@@ -192,6 +196,8 @@ fn a_fallback_speaks_for_both() {
     // Together they are to keep 900: the second what the first leaves of that, and the first then the same.
     assert_eq!(allocator.trim(900), 1500 + 1800);
     assert_eq!((&*first.trimmed.lock().unwrap(), &*second.trimmed.lock().unwrap()), (&vec![100], &vec![400]));
+    // The second holds 800 of them.
+    assert_eq!(allocator.grow_to(3000, Stream::from_raw(5)).unwrap(), 2205 + 800);
     let (sum, one) = (allocator.statistics(), first.statistics());
     let twice = |gauge: Gauge| Gauge {
         current: 2 * gauge.current,

@@ -24,7 +24,7 @@ unsafe impl DeviceAllocator for Posing {
         self.device
     }
 
-    forward_allocator!(self => self.inner; allocate, release, statistics, trim, transfer, retire_stream);
+    forward_allocator!(self => self.inner; allocate, release, statistics, trim, grow_to, transfer, retire_stream);
 }
 
 fn address(allocator: &'static dyn DeviceAllocator) -> usize {

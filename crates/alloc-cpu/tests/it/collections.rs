@@ -141,7 +141,7 @@ struct Waiting {
 
 // SAFETY: blocks are those of the system's allocator.
 unsafe impl DeviceAllocator for Waiting {
-    forward_allocator!(self => self.heap; device, allocate, release, statistics, trim, retire_stream);
+    forward_allocator!(self => self.heap; device, allocate, release, statistics, trim, grow_to, retire_stream);
 
     fn transfer(&self) -> &dyn Transfer {
         self

@@ -158,7 +158,7 @@ unsafe impl DeviceAllocator for Pinned {
     fn device(&self) -> Device {
         PINNED
     }
-    forward_allocator!(self => self.memory; allocate, release, statistics, trim, retire_stream);
+    forward_allocator!(self => self.memory; allocate, release, statistics, trim, grow_to, retire_stream);
 
     fn transfer(&self) -> &dyn Transfer {
         self

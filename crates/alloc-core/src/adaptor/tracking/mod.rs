@@ -293,7 +293,7 @@ unsafe impl<A: DeviceAllocator> DeviceAllocator for Tracking<A> {
         statistics
     }
 
-    forward_allocator!(self => self.inner; device, trim, transfer, retire_stream);
+    forward_allocator!(self => self.inner; device, trim, grow_to, transfer, retire_stream);
 }
 
 #[cfg(test)]
