@@ -59,7 +59,8 @@ impl Offsets {
     }
 
     /// Where the last range ends that was ever taken.
-    pub(crate) fn end(&self) -> u64 {
+    #[cfg(test)]
+    fn end(&self) -> u64 {
         self.end
     }
 

@@ -46,7 +46,8 @@ impl Store {
     pub(crate) fn take(&self, bytes: u64) -> Result<u64, SysError> {
         let mut books = self.books();
         let start = books.offsets.take(bytes).ok_or(SysError { call: "ftruncate", errno: libc::EFBIG })?;
-        let end = books.offsets.end();
+        // Not as far as a range was ever taken: that may be one that the file could not be lengthened for.
+        let end = start + bytes;
         if end > books.file_length
             && let Err(error) = self.lengthen(&mut books, end)
         {
@@ -107,5 +108,28 @@ impl Store {
 
     fn books(&self) -> std::sync::MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_that_the_file_has_no_room_for_stands_in_the_way_of_no_other() {
+        // The view that a policy is set through is more than there are addresses.
+        const TOO_MUCH: u64 = 1 << 60;
+        for policy in [NumaPolicy::Default, NumaPolicy::Preferred(0)] {
+            // A kernel may know no policies.
+            let Ok(store) = Store::new(c"test", false, &policy) else { continue };
+            assert_eq!(store.take(GRANULARITY), Ok(0));
+            match store.take(TOO_MUCH) {
+                Ok(start) => store.give(start, TOO_MUCH).unwrap(),
+                Err(error) => assert_eq!((error.call, policy == NumaPolicy::Default), ("mmap", false)),
+            }
+            assert_eq!(store.take(GRANULARITY), Ok(GRANULARITY), "{policy:?}");
+            // Past what the file has been lengthened to.
+            assert_eq!(store.take(2 * GROWTH), Ok(2 * GRANULARITY), "{policy:?}");
+        }
     }
 }

@@ -159,9 +159,14 @@ pub unsafe fn import<M: ManagedTensorBase>(
         if !is_contiguous(view.shape(), view.strides()) {
             return Err(DlpackError::NotContiguous);
         }
+        let bytes = bytes_of(view.shape(), view.dtype())?;
+        // Only a tensor without elements has its memory nowhere.
+        if bytes > 0 && view.data_ptr().is_null() {
+            return Err(invalid(dlpark::tensor::Error::NullData));
+        }
         let start = view.data_ptr().expose_provenance() as u64;
         let start = start.checked_add(view.byte_offset()).ok_or(DlpackError::NotContiguous)?;
-        (view.shape().to_vec(), view.dtype(), bytes_of(view.shape(), view.dtype())?, start)
+        (view.shape().to_vec(), view.dtype(), bytes, start)
     };
     let owner = tensor.into_deleter();
     let owner = ExternalOwner::deleter(move || drop(owner));

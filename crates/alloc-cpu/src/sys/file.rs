@@ -24,7 +24,8 @@ impl PageFile {
         Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) } })
     }
 
-    /// Makes the file `bytes` long. Only ever called to lengthen it, so no page that is mapped goes away.
+    /// Makes the file `bytes` long. Only ever called with more than what is in use of it, so no page that is mapped goes
+    /// away.
     pub(crate) fn grow_to(&self, bytes: u64) -> Result<(), SysError> {
         let bytes = offset(bytes, "ftruncate")?;
         // SAFETY: the call touches no memory of ours.

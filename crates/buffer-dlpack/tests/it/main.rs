@@ -130,6 +130,28 @@ fn tensors_of_others_become_buffers() {
 }
 
 #[test]
+fn memory_that_is_nowhere_is_refused() {
+    let host = alloc_cpu::global().unwrap();
+    let take = |shape: [i64; 1], byte_offset| {
+        let owner = Arc::new(());
+        let mut initialized = Dynamic::new(shape, [1]).prepare().unwrap().initialize(Box::new(Arc::clone(&owner)));
+        initialized.set_dtype(DLDataType::U8).set_device(device_of(Device::CPU).unwrap()).set_byte_offset(byte_offset);
+        // SAFETY: nobody uses the data of a tensor that has elements and no data.
+        let tensor: versioned::Dlpack = unsafe { initialized.finish() };
+        // SAFETY: as above, and nobody else has the tensor.
+        let imported = unsafe { import(tensor, host, Stream::DEFAULT) };
+        assert_eq!(Arc::strong_count(&owner), 1 + usize::from(imported.is_ok()), "a refused tensor is let go");
+        imported.map(|imported| imported.buffer)
+    };
+    for byte_offset in [0, 64] {
+        let nowhere = take([8], byte_offset);
+        assert!(matches!(nowhere, Err(DlpackError::Invalid(_))), "{nowhere:?}");
+        let empty = take([0], byte_offset).unwrap();
+        assert_eq!((empty.len(), empty.as_bytes()), (0, Ok(&[][..])));
+    }
+}
+
+#[test]
 fn elements_smaller_than_a_byte_are_packed() {
     let host = alloc_cpu::global().unwrap();
     let half_byte = DLDataType::new(DLDataTypeCode::UINT, 4, 1);
