@@ -2,6 +2,7 @@
 
 mod end;
 mod report;
+mod stacks;
 
 pub use end::ReportAtEnd;
 pub use report::{Leak, LeakReport, LeakSite};
@@ -14,6 +15,7 @@ use std::time::Instant;
 
 use dashmap::DashMap;
 
+use self::stacks::Stacks;
 use crate::adaptor::ThreadTag;
 use crate::{
     AllocError, AllocatorEvent, Block, BlockId, Device, DeviceAllocator, EventHook, Layout, ReleaseError, Statistics,
@@ -68,7 +70,7 @@ struct Books {
     next: AtomicU64,
     living: DashMap<u64, Living>,
     rejected: AtomicU64,
-    backtraces: bool,
+    backtraces: Option<Stacks>,
     hook: Option<Arc<dyn EventHook>>,
     /// What was told last: the number of the next allocation and how many blocks lived. If neither has changed, the blocks are
     /// the same.
@@ -100,18 +102,18 @@ impl<A: DeviceAllocator> Tracking<A> {
             next: AtomicU64::new(0),
             living: DashMap::new(),
             rejected: AtomicU64::new(0),
-            backtraces: false,
+            backtraces: None,
             hook: None,
             told: Mutex::new(None),
         };
         Self { books, inner }
     }
 
-    /// Whether to capture a backtrace at every allocation, whatever `RUST_BACKTRACE` says. Frames are resolved to
-    /// names only when a report is shown.
+    /// Whether to capture a backtrace at every allocation, whatever `RUST_BACKTRACE` says. A backtrace is kept once for all
+    /// blocks that come from the same stack, and its frames are resolved to names only when it, or a report, is shown.
     #[must_use]
     pub fn with_backtraces(mut self, backtraces: bool) -> Self {
-        self.books.backtraces = backtraces;
+        self.books.backtraces = backtraces.then(Stacks::default);
         self
     }
 
@@ -145,7 +147,7 @@ impl<A: DeviceAllocator> Tracking<A> {
     /// The living blocks summed up by where they come from: by backtrace if these are captured, else by size, thread
     /// and stream.
     pub fn report(&self) -> LeakReport {
-        LeakReport::new(self.books.device, self.leaks())
+        LeakReport::new(self.books.device, &self.leaks())
     }
 
     /// The allocator inside. Blocks of this adaptor can't be released to it.
@@ -169,8 +171,11 @@ impl Books {
     fn insert(&self, block: Block, layout: Layout, stream: Stream) -> Block {
         let sequence = self.next.fetch_add(1, Ordering::Relaxed) & SEQUENCE_MASK;
         let id = self.tag | sequence;
-        // Not by `then`, whose frame would be the first of each.
-        let backtrace = if self.backtraces { Some(Arc::new(Backtrace::force_capture())) } else { None };
+        #[expect(clippy::manual_map, reason = "the frame of `map` would be the first of each")]
+        let backtrace = match &self.backtraces {
+            Some(stacks) => Some(stacks.capture(|| self.living.len())),
+            None => None,
+        };
         let thread = ThreadTag::current();
         let living = Living { block, align: layout.align(), stream, thread, since: Instant::now(), backtrace };
         let outer = living.outer(id);
@@ -236,7 +241,7 @@ impl Books {
         let is_traced = is_news && tracing::enabled!(tracing::Level::WARN);
         // A report resolves backtraces, which is slow: not for nobody.
         if is_traced || to.is_some() {
-            let report = LeakReport::new(self.device, leaks);
+            let report = LeakReport::new(self.device, &leaks);
             if is_traced {
                 tracing::warn!(device = %self.device, count, bytes, "blocks still in use\n{report}");
             }

@@ -1,7 +1,7 @@
 //! What is still in use, block by block and summed up.
 
 use std::backtrace::Backtrace;
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,27 +60,40 @@ const SITES_SHOWN: usize = 50;
 const LINES_SHOWN: usize = 40;
 
 impl LeakReport {
-    pub(super) fn new(device: Device, leaks: Vec<Leak>) -> Self {
+    pub(super) fn new(device: Device, leaks: &[Leak]) -> Self {
         let mut report = Self { device, count: 0, bytes: 0, sites: Vec::new() };
-        let mut sites: BTreeMap<String, LeakSite> = BTreeMap::new();
+        // By the stack first, which most blocks share with others, since to resolve one takes long; then by the text, as calls
+        // from several places of one line are the same place.
+        let mut by_stack: HashMap<*const Backtrace, usize> = HashMap::new();
+        let mut by_text: HashMap<String, usize> = HashMap::new();
         for leak in leaks {
             let bytes = leak.block.size();
             report.count += 1;
             report.bytes = report.bytes.saturating_add(bytes);
-            let site = site_of(&leak);
-            let entry = sites.entry(site).or_insert_with_key(|site| LeakSite {
-                site: site.clone(),
-                count: 0,
-                bytes: 0,
-                oldest: Duration::ZERO,
-                first_sequence: leak.sequence,
-            });
-            entry.count += 1;
-            entry.bytes = entry.bytes.saturating_add(bytes);
-            entry.oldest = entry.oldest.max(leak.age);
-            entry.first_sequence = entry.first_sequence.min(leak.sequence);
+            let mut index_of = |text: String| {
+                *by_text.entry(text).or_insert_with_key(|text| {
+                    report.sites.push(LeakSite {
+                        site: text.clone(),
+                        count: 0,
+                        bytes: 0,
+                        oldest: Duration::ZERO,
+                        first_sequence: leak.sequence,
+                    });
+                    report.sites.len() - 1
+                })
+            };
+            let index = match &leak.backtrace {
+                Some(backtrace) => {
+                    *by_stack.entry(Arc::as_ptr(backtrace)).or_insert_with(|| index_of(callers(&backtrace.to_string())))
+                }
+                None => index_of(format!("{bytes} bytes each, {}, {:?}", leak.thread, leak.stream)),
+            };
+            let site = &mut report.sites[index];
+            site.count += 1;
+            site.bytes = site.bytes.saturating_add(bytes);
+            site.oldest = site.oldest.max(leak.age);
+            site.first_sequence = site.first_sequence.min(leak.sequence);
         }
-        report.sites = sites.into_values().collect();
         report.sites.sort_by_key(|site| (std::cmp::Reverse(site.bytes), site.first_sequence));
         report
     }
@@ -146,13 +159,6 @@ impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let blocks = if self.0 == 1 { "block" } else { "blocks" };
         write!(f, "{} {blocks} of {} bytes", self.0, self.1)
-    }
-}
-
-fn site_of(leak: &Leak) -> String {
-    match &leak.backtrace {
-        Some(backtrace) => callers(&backtrace.to_string()),
-        None => format!("{} bytes each, {}, {:?}", leak.block.size(), leak.thread, leak.stream),
     }
 }
 

@@ -127,6 +127,22 @@ fn leaks_carry_what_is_known_and_come_oldest_first() {
 }
 
 #[test]
+fn blocks_from_one_stack_share_their_backtrace() {
+    let allocator = Tracking::new(simulated()).with_backtraces(true);
+    let blocks: Vec<Block> = (0..3).map(|_| allocate(&allocator, 10)).collect();
+    let _elsewhere = allocate(&allocator, 20);
+    let backtraces: Vec<_> = allocator.leaks().into_iter().map(|leak| leak.backtrace.unwrap()).collect();
+    let shared: Vec<bool> = backtraces.iter().map(|backtrace| Arc::ptr_eq(backtrace, &backtraces[0])).collect();
+    assert_eq!(shared, [true, true, true, false]);
+    let sites: Vec<(u64, u64)> = allocator.report().sites().iter().map(|site| (site.count, site.bytes)).collect();
+    assert_eq!(sites, [(3, 30), (1, 20)]);
+    for block in blocks {
+        release(&allocator, block).unwrap();
+    }
+    assert_eq!((allocator.living(), allocator.report().sites().len()), (1, 1));
+}
+
+#[test]
 fn the_report_groups_by_place() {
     let plain = Tracking::new(simulated());
     for size in [10, 10, 500] {
