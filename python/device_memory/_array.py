@@ -104,4 +104,5 @@ def zeros(
             ctypes.byref(tensor),
         )
     )
-    return Array(tensor.value or 0, versioned, (number, device))
+    # To DLPack host memory has no number, whatever device it is page-locked for.
+    return Array(tensor.value or 0, versioned, (number, device if kind == "cuda" else 0))

@@ -21,18 +21,18 @@ impl Drop for Exported {
     }
 }
 
-/// DLPack's name of a device.
+/// DLPack's name of a device. Host memory has the number 0 there, also if it is page-locked for another device than the first.
 ///
 /// # Errors
 /// [`DlpackError::Device`] if it has none.
 pub fn device_of(device: Device) -> Result<DLDevice, DlpackError> {
-    let device_type = match device.kind() {
-        DeviceKind::CPU => DLDeviceType::CPU,
-        DeviceKind::CUDA => DLDeviceType::CUDA,
-        DeviceKind::CUDA_PINNED => DLDeviceType::CUDAHOST,
+    let (device_type, device_id) = match device.kind() {
+        DeviceKind::CPU => (DLDeviceType::CPU, 0),
+        DeviceKind::CUDA => (DLDeviceType::CUDA, device.ordinal().into()),
+        DeviceKind::CUDA_PINNED => (DLDeviceType::CUDAHOST, 0),
         _ => return Err(DlpackError::Device { device }),
     };
-    Ok(DLDevice { device_type, device_id: device.ordinal().into() })
+    Ok(DLDevice { device_type, device_id })
 }
 
 /// Bytes of a tensor of this shape whose elements follow one another, those of less than a byte within the same byte.

@@ -221,6 +221,15 @@ fn memory_that_the_processor_reaches_is_written_before_it_goes_out() {
 }
 
 #[test]
+fn only_devices_are_counted() {
+    let number = |device| device_of(device).map(|named| (named.device_type.0, named.device_id)).unwrap();
+    assert_eq!([Device::cuda(0), Device::cuda(3)].map(number), [(2, 0), (2, 3)]);
+    // Host memory is 0, whatever device it is page-locked for.
+    assert_eq!([Device::CPU, Device::cuda_pinned(0), Device::cuda_pinned(3)].map(number), [(1, 0), (3, 0), (3, 0)]);
+    assert!(device_of(Device::cuda(3).simulated()).is_err());
+}
+
+#[test]
 fn a_tensor_stays_on_its_device() {
     let device = SimulatedAllocator::new(Device::cuda(0), 1 << 20);
     let simulated = Buffer::new(Arc::new(device), 16);
