@@ -74,8 +74,8 @@ fn is_contiguous(shape: &[i64], strides: Option<&[i64]>) -> bool {
 /// buffer's allocator.
 ///
 /// # Errors
-/// [`Refused`] with the buffer: a device without a name in DLPack, a shape that makes no sense or is larger than what
-/// was written to the buffer, or work that can't be waited for.
+/// [`Refused`] with the buffer: a device without a name in DLPack, elements of no bits, a shape that makes no sense or is
+/// larger than what was written to the buffer, or work that can't be waited for.
 pub fn export<M: ManagedTensorBase>(
     buffer: Buffer,
     shape: &[i64],
@@ -102,6 +102,9 @@ pub fn export<M: ManagedTensorBase>(
 
 fn check(buffer: &Buffer, shape: &[i64], element: DLDataType, consumer: Stream) -> Result<DLDevice, DlpackError> {
     let device = device_of(buffer.device())?;
+    if element.bits == 0 || element.lanes == 0 {
+        return Err(DlpackError::Invalid("elements of no bits".into()));
+    }
     let (wanted, initialised) = (bytes_of(shape, element)?, buffer.initialised());
     if wanted > initialised {
         return Err(DlpackError::TooLarge { wanted, initialised });

@@ -213,8 +213,8 @@ impl<'a> BorrowedBuffer<'a> {
     /// A copy of the elements on the host, from any device.
     ///
     /// # Errors
-    /// [`BufferError::PartialElement`] if the bytes are no whole number of elements, and as
-    /// [`BorrowedBuffer::copy_to_slice`].
+    /// [`BufferError::PartialElement`] if the bytes are no whole number of elements, [`BufferError::Alloc`] if the host
+    /// has no memory for them, and as [`BorrowedBuffer::copy_to_slice`].
     pub fn to_vec<T: AnyBitPattern>(&self) -> Result<Vec<T>, BufferError> {
         let (bytes, element) = (self.len(), size_of::<T>() as u64);
         let count = match bytes.checked_rem(element) {

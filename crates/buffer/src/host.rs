@@ -115,8 +115,8 @@ impl Buffer {
     /// A copy of the elements on the host, from any device.
     ///
     /// # Errors
-    /// [`BufferError::PartialElement`] if the bytes are no whole number of elements, and as
-    /// [`Buffer::copy_to_slice`].
+    /// [`BufferError::PartialElement`] if the bytes are no whole number of elements, [`BufferError::Alloc`] if the host
+    /// has no memory for them, and as [`Buffer::copy_to_slice`].
     pub fn to_vec<T: AnyBitPattern>(&self) -> Result<Vec<T>, BufferError> {
         self.as_borrowed().to_vec()
     }

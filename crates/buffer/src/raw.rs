@@ -11,8 +11,8 @@ use std::ops::Range;
 use std::ptr;
 
 use alloc_core::{
-    Address, AllocError, AllocatorHandle, Block, Device, DeviceAllocator, Layout, Place, ReleaseError, Stream,
-    StreamSet, Transfer, TransferError,
+    Address, AllocError, AllocatorHandle, Block, Device, DeviceAllocator, Layout, OutOfMemory, Place, ReleaseError,
+    Stream, StreamSet, Transfer, TransferError,
 };
 use bytemuck::{AnyBitPattern, NoUninit, Pod};
 
@@ -226,9 +226,12 @@ pub(crate) fn collect<T: AnyBitPattern>(
     count: usize,
     copy: impl FnOnce(&mut Span<'_>) -> Result<(), BufferError>,
 ) -> Result<Vec<T>, BufferError> {
-    let mut elements = Vec::<T>::with_capacity(count);
+    let bytes = count.saturating_mul(size_of::<T>());
+    let mut elements = Vec::<T>::new();
+    // A device may have more memory than the host.
+    elements.try_reserve_exact(count).map_err(|_| AllocError::from(OutOfMemory::new(Device::CPU, bytes as u64)))?;
     let spare = elements.spare_capacity_mut();
-    let mut span = Span::of_host_address(spare.as_mut_ptr().expose_provenance(), count * size_of::<T>());
+    let mut span = Span::of_host_address(spare.as_mut_ptr().expose_provenance(), bytes);
     copy(&mut span)?;
     // SAFETY: the capacity is at least `count`, and the copy has initialised that many elements; every pattern of
     // bits is a `T`.

@@ -80,6 +80,12 @@ fn shapes_that_do_not_fit_are_refused_with_the_buffer() {
     let fresh = Buffer::new(Arc::clone(&pool), 16).unwrap();
     let refused = export::<DLManagedTensor>(fresh, &[16], DLDataType::U8, Stream::DEFAULT).err().unwrap();
     assert!(matches!(refused.error, DlpackError::TooLarge { wanted: 16, initialised: 0 }), "{refused}");
+    for (bits, lanes) in [(0, 1), (8, 0)] {
+        let nothing = DLDataType::new(DLDataTypeCode::UINT, bits, lanes);
+        let refused = export::<DLManagedTensor>(buffer, &[1 << 40], nothing, Stream::DEFAULT).err().unwrap();
+        assert!(matches!(refused.error, DlpackError::Invalid(_)), "{refused}");
+        buffer = *refused.buffer;
+    }
     for shape in [&[][..], &[0], &[4, 0, 4], &[2, 2, 2, 2]] {
         let other = Buffer::from_slice(Arc::clone(&pool), &[1_u8; 16]).unwrap();
         let tensor = export::<DLManagedTensor>(other, shape, DLDataType::U8, Stream::DEFAULT).unwrap();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use alloc_core::{Device, DeviceAllocator, SimulatedAllocator, TransferError};
+use alloc_core::{AllocError, Device, DeviceAllocator, OutOfMemory, SimulatedAllocator, TransferError};
 use buffer::{Buffer, BufferError};
 
 use crate::sim::{GPU, Machine};
@@ -26,4 +26,13 @@ fn a_simulated_block_is_neither_seen_nor_copied() {
     }
     assert_eq!(machine.copies(), []);
     machine.assert_clean();
+}
+
+#[test]
+fn more_than_the_host_has_memory_for_is_an_error() {
+    // More than an address space has.
+    const BYTES: u64 = 1 << 60;
+    let buffer = Buffer::new(Arc::new(SimulatedAllocator::new(GPU, BYTES)), BYTES).unwrap();
+    let wanted = BufferError::Alloc(AllocError::from(OutOfMemory::new(Device::CPU, BYTES)));
+    assert_eq!(buffer.to_vec::<u64>(), Err(wanted));
 }
