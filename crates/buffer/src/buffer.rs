@@ -27,6 +27,10 @@ use crate::{BorrowedBuffer, BorrowedBufferMut, BufferError};
 /// what is in flight, and the release names every stream that was used, so a buffer may be dropped while a copy from
 /// or to it is still running. Work that others submit (kernels, say) is theirs to declare: see [`Buffer::use_on`].
 ///
+/// A buffer names a stream with work on it to the backend until that work is waited for. So before a stream is destroyed,
+/// what buffers outlive it are [waited for](Buffer::synchronize), and those that belong to it are
+/// [handed over](Buffer::hand_over) first.
+///
 /// # Initialised bytes
 /// A fresh buffer's bytes are undefined, and no safe function lets the host read them. A buffer remembers which bytes
 /// were written by copies and fills; [`Buffer::as_bytes`] asks for all of them. Bytes that a kernel wrote are declared

@@ -146,6 +146,31 @@ fn finished_copies_leave_nothing_to_name() {
 }
 
 #[test]
+fn a_stream_that_was_waited_for_may_end() {
+    let machine = Machine::new();
+    let gpu = machine.allocator(GPU);
+    let source = Buffer::zeroed_on(gpu.clone(), 64, S1).unwrap();
+    let mut buffer = Buffer::zeroed_on(gpu, 64, S1).unwrap();
+    buffer.copy_from_on(&source, S2).unwrap();
+    source.read_on(S2);
+    buffer.hand_over(S3).unwrap();
+    source.synchronize().unwrap();
+    buffer.synchronize().unwrap();
+    // From here on S2 has ended, and for this buffer S1 too.
+    machine.clear_log();
+    source.make_ready_on(S3).unwrap();
+    assert_eq!(source.to_vec::<u8>().unwrap(), buffer.to_vec::<u8>().unwrap());
+    buffer.copy_from_on(&source, S3).unwrap();
+    buffer.synchronize().unwrap();
+    let named = machine.orders().into_iter().flat_map(|(stream, after)| [stream, after]);
+    assert!(named.chain(machine.synchronised()).all(|stream| stream != S2), "{:?}", machine.log());
+    machine.clear_log();
+    buffer.fill(1).unwrap();
+    drop(buffer);
+    assert!(machine.orders().is_empty() && machine.synchronised().iter().all(|stream| *stream == S3));
+}
+
+#[test]
 fn another_backend_s_memory_is_waited_for_before_and_after() {
     let machine = Machine::new();
     // Streams of equal names that have nothing to do with each other.
