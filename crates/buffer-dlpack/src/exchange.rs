@@ -122,7 +122,7 @@ fn check(buffer: &Buffer, shape: &[i64], element: DLDataType, consumer: Stream) 
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Imported {
-    /// The memory. When it is dropped, the tensor's producer is told.
+    /// The memory. When it is dropped, the tensor's producer is told, once what was [declared](Buffer::use_on) is done.
     pub buffer: Buffer,
     /// The lengths of the tensor's dimensions.
     pub shape: Vec<i64>,

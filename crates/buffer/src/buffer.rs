@@ -328,8 +328,9 @@ impl Buffer {
     /// Declares work on `stream` that reads or writes the buffer and that was submitted by others than this crate.
     ///
     /// What follows takes it into account: copies and fills on other streams wait for it, host views wait for it, and
-    /// the release names the stream. Work on the buffer's own stream needs declaring only for the first two. This
-    /// orders nothing by itself; see [`Buffer::make_ready_on`] for what comes before the work.
+    /// the release names the stream. Work on the buffer's own stream needs declaring only for the first two; but for all
+    /// three where the memory is external, as its owner is let go once what was declared is done. This orders nothing
+    /// by itself; see [`Buffer::make_ready_on`] for what comes before the work.
     ///
     /// # Example
     /// ```

@@ -39,12 +39,14 @@ enum Release {
 
 impl ExternalOwner {
     /// Keeps `owner` (an `Arc`, a foreign handle) until all declared work on the buffer is done, then drops it.
-    /// The drop of the buffer waits for that work.
+    /// The drop of the buffer waits for that work. Work on the buffer's own stream is not known undeclared either: see
+    /// [`Buffer::use_on`].
     pub fn keep(owner: impl Send + 'static) -> Self {
         Self(Mutex::new(Release::Keep(Box::new(owner))))
     }
 
-    /// Calls `deleter` once all declared work on the buffer is done. The drop of the buffer waits for that work.
+    /// Calls `deleter` once all declared work on the buffer is done, as [`ExternalOwner::keep`]. The drop of the buffer
+    /// waits for that work.
     pub fn deleter(deleter: impl FnOnce() + Send + 'static) -> Self {
         Self(Mutex::new(Release::Finished(Box::new(deleter))))
     }
