@@ -20,7 +20,7 @@ pub enum Addressing {
 pub struct DeviceMemory {
     /// Free at this moment.
     pub free: u64,
-    /// In all.
+    /// In all; 0 where that is not known. A pool refuses a request for more without a try.
     pub total: u64,
 }
 

@@ -55,6 +55,10 @@ impl<P: MemoryProvider> Inner<P> {
         bytes: u64,
         purpose: Purpose,
     ) -> Result<(u32, u32), AllocError> {
+        if purpose == Purpose::Block && self.is_beyond_device(bytes) {
+            self.lock_pages().misses += 1;
+            return Err(self.fail(bytes));
+        }
         // While a stream is captured nothing may be asked or waited for.
         let capturing = self.driver.provider().is_capturing(stream)?;
         let mut busy = 0;
@@ -114,11 +118,29 @@ impl<P: MemoryProvider> Inner<P> {
                 }
             }
             if !self.remedy(&mut remedies, &ask, bytes) {
-                let error = self.out_of_memory(bytes);
-                self.tell(&AllocatorEvent::OutOfMemory(&error));
-                return Err(error.into());
+                let error = self.fail(bytes);
+                // What was created in vain is free.
+                if !capturing {
+                    self.keep_to_threshold();
+                }
+                return Err(error);
             }
         }
+    }
+
+    /// Whether the device has less memory in all than is asked for, so that no effort could make room: whatever was tried would only
+    /// take all there is from the device, and from whoever else needs it, or give back what the pool has.
+    fn is_beyond_device(&self, bytes: u64) -> bool {
+        // What it has is asked again, as it may have become more since. A backend that says 0 does not know.
+        bytes > self.device_total
+            && self.driver.provider().memory().is_ok_and(|memory| memory.total != 0 && bytes > memory.total)
+    }
+
+    /// The error of a request that failed for good, of which the hook is told.
+    fn fail(&self, bytes: u64) -> AllocError {
+        let error = self.out_of_memory(bytes);
+        self.tell(&AllocatorEvent::OutOfMemory(&error));
+        error.into()
     }
 
     /// If hardly anything is in use and pieces are about to go home, makes free memory of what is kept for small blocks:

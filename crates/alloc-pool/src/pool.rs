@@ -45,6 +45,8 @@ pub(crate) struct Inner<P: MemoryProvider> {
     pub(crate) mapped: bool,
     pub(crate) granularity: u64,
     pub(crate) arena_bytes: u64,
+    /// What the device had in all when the pool was made.
+    pub(crate) device_total: u64,
     pub(crate) config: PoolConfig,
     pub(crate) limit: Limit,
     pub(crate) driver: Driver<P>,
@@ -103,6 +105,7 @@ impl<P: MemoryProvider> Pool<P> {
             mapped,
             granularity,
             arena_bytes,
+            device_total: total,
             driver: Driver::new(provider),
             ledger: Ledger::new(),
             arenas: Arenas::new(),

@@ -173,6 +173,8 @@ struct Scratch {
     runs: Vec<plan::Run>,
     gaps: Vec<plan::Gap>,
     steps: Vec<supply::Step>,
+    /// Granules that those create.
+    planned: u64,
     attached: Vec<u32>,
     releases: Vec<(Tag, u64)>,
 }

@@ -315,7 +315,7 @@ impl<P: MemoryProvider> Inner<P> {
         let end = (u64::from(start) + u64::from(ask.units)).div_ceil(granule_units) as u32;
         let first = start / pages.granule_units;
         pages.settle_stale_views(locked, ask.asker(), first, end);
-        let mut granule = first;
+        let (mut granule, mut clear_to) = (first, first);
         while granule < end {
             let view = pages.arenas[arena as usize].view(granule);
             if view.handle != NONE {
@@ -324,7 +324,7 @@ impl<P: MemoryProvider> Inner<P> {
             }
             let place = Place { arena, granule };
             let need = end - granule;
-            let room = pages.room_at(place, need.max(piece));
+            let room = pages.room_at(place, (need, piece), &mut clear_to);
             if let Some(handle) = pages.take_best(locked, ask.asker(), need, room, true) {
                 granule += pages.attach(handle, place);
             } else if growth >= need.min(piece) {

@@ -116,6 +116,7 @@ impl<T> Pages<T> {
         self.in_the_way = 0;
         self.sharers = Sharers::NONE;
         self.scratch.steps.clear();
+        self.scratch.planned = 0;
         self.scratch.attached.clear();
     }
 
@@ -138,11 +139,18 @@ impl<T> Pages<T> {
         idle.into_iter().chain(found).min_by_key(|&index| at(index).granules)
     }
 
-    /// How many unmapped granules follow from `place` on, up to `most`.
-    pub(super) fn room_at(&self, place: Place, most: u32) -> u32 {
-        let views = &self.arenas[place.arena as usize];
-        let end = views.granules.min(place.granule.saturating_add(most));
-        (place.granule..end).take_while(|&granule| views.view(granule).handle == NONE).count() as u32
+    /// How many unmapped granules follow from `place` on, up to the larger of those that are needed there and of a piece. They
+    /// are unmapped up to `clear_to`, if that lies beyond: so a request of many pieces has its addresses looked at once, not for
+    /// each piece again.
+    pub(super) fn room_at(&self, place: Place, (need, piece): (u32, u32), clear_to: &mut u32) -> u32 {
+        if *clear_to <= place.granule {
+            let views = &self.arenas[place.arena as usize];
+            // As far as any piece of the request reaches.
+            let end = views.granules.min(place.granule.saturating_add(need).saturating_add(piece));
+            let clear = (place.granule..end).take_while(|&granule| views.view(granule).handle == NONE);
+            *clear_to = place.granule.saturating_add(clear.count() as u32);
+        }
+        (*clear_to - place.granule).min(need.max(piece))
     }
 
     /// How many granules can be moved without a wait.
@@ -278,19 +286,12 @@ impl<T> Pages<T> {
     }
 
     pub(super) fn plan_creation(&mut self, granules: u32, place: Place, limit: Option<u64>) -> Result<u32, Failure> {
-        let planned: u64 = self
-            .scratch
-            .steps
-            .iter()
-            .map(|step| match step {
-                Step::Create { granules, .. } => u64::from(*granules),
-                _ => 0,
-            })
-            .sum();
-        let after = (planned + u64::from(granules)).saturating_mul(self.granule_bytes());
+        let planned = self.scratch.planned + u64::from(granules);
+        let after = planned.saturating_mul(self.granule_bytes());
         if limit.is_some_and(|limit| self.reserved.current.saturating_add(after) > limit) {
             return Err(Failure::Limit);
         }
+        self.scratch.planned = planned;
         self.scratch.steps.push(Step::Create { granules, place });
         Ok(granules)
     }
@@ -304,7 +305,8 @@ impl<T> Pages<T> {
                     self.deactivate(handle);
                 }
                 Some(Step::Unmap { handle, place }) => self.add_view(handle, place),
-                Some(Step::Create { .. }) | None => {}
+                Some(Step::Create { granules, .. }) => self.scratch.planned -= u64::from(granules),
+                None => {}
             }
         }
     }

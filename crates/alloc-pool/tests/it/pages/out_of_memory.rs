@@ -65,6 +65,40 @@ fn the_figures_are_true() {
 }
 
 #[test]
+fn nothing_is_tried_for_more_than_the_device_has() {
+    let (rig, failures) = small_device(16);
+    let (kept, idle) = (rig.take(2 * PAGE, A), rig.take(5 * PAGE, A));
+    rig.give(idle, A);
+    let (before, calls) = (rig.figures(), rig.provider.calls());
+    let error = error_of(rig.try_take(16 * PAGE + 1, A));
+    assert_eq!((error.requested, error.device_total), (16 * PAGE + 1, Some(16 * PAGE)));
+    assert_eq!(*failures.0.lock().unwrap(), [error]);
+    let mut after = before;
+    after.misses += 1;
+    assert_eq!(rig.figures(), after);
+    assert_eq!(rig.provider.calls(), calls);
+    rig.give(kept, A);
+    // All that it has can be had.
+    let all = rig.take(16 * PAGE, A);
+    rig.give(all, A);
+    rig.close();
+}
+
+#[test]
+fn what_was_created_in_vain_goes_back_past_the_threshold() {
+    for (threshold, kept) in [(None, 16), (Some(8 * PAGE), 8), (Some(0), 6)] {
+        let config = PoolConfig { release_threshold: threshold, ..PoolConfig::default() };
+        let rig = Rig::new(SimulatedConfig { capacity: 16 * PAGE, ..simulated() }, config);
+        let block = rig.take(6 * PAGE, A);
+        let error = error_of(rig.try_take(12 * PAGE, A));
+        assert_eq!((error.in_use, error.reserved), (6 * PAGE, 16 * PAGE));
+        assert_eq!(rig.figures().reserved.current, kept * PAGE, "{threshold:?}");
+        rig.give(block, A);
+        rig.close();
+    }
+}
+
+#[test]
 fn the_largest_free_piece_can_be_had() {
     let (rig, _) = small_device(8);
     let mut blocks = Vec::new();

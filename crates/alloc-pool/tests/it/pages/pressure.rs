@@ -111,9 +111,11 @@ fn a_callback_that_promises_in_vain_does_not_hang() {
     let calls = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&calls);
     let _guard = pressure::on_pressure(pool.device(), move |_| count.fetch_add(1, Ordering::Relaxed) < u64::MAX);
-    let layout = alloc_core::Layout::bytes(5 * PAGE).unwrap();
+    let held = take(&pool, PAGE, A);
+    let layout = alloc_core::Layout::bytes(4 * PAGE).unwrap();
     assert!(pool.allocate(layout, A).unwrap_err().is_out_of_memory());
     assert!((1..=1000).contains(&calls.load(Ordering::Relaxed)));
+    give(&pool, held, A);
     drop((pool, _other));
     provider.assert_all_returned();
 }

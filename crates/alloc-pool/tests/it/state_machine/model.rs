@@ -189,8 +189,11 @@ impl Model {
         }
         let AllocError::OutOfMemory(figures) = &error else { return Err(TestCaseError::fail(error.to_string())) };
         prop_assert_eq!(figures.requested, layout.size());
-        prop_assert_eq!(figures.reserved, self.rig.provider.physical_bytes());
-        prop_assert_eq!(figures.device_free, Some(provider.capacity - self.rig.provider.physical_bytes()));
+        let held = self.rig.provider.physical_bytes();
+        // With a threshold, what was created in vain has gone back since.
+        let is_held = held == figures.reserved || self.config.release_threshold.is_some() && held < figures.reserved;
+        prop_assert!(is_held, "{held} bytes: {error}");
+        prop_assert_eq!(figures.device_free, Some(provider.capacity - figures.reserved));
         prop_assert_eq!((figures.limit, figures.device_total), (self.config.limit, Some(provider.capacity)));
         prop_assert!(figures.largest_free < layout.size() + layout.align(), "{error}");
         if provider.addressing == Addressing::Mapped {
