@@ -22,7 +22,8 @@ impl<P: MemoryProvider> Pool<P> {
     /// [`release_threshold`](crate::PoolConfig::release_threshold) it goes back at the next release.
     ///
     /// # Errors
-    /// [`AllocError::OutOfMemory`] if the limit or the device does not allow it. What could be made stays, as free memory.
+    /// [`AllocError::OutOfMemory`], with nothing made, for more than the limit or than the device has in all. If others have too much
+    /// of that, what could be made stays, as free memory.
     /// [`AllocError::Provider`] for what the backend reports.
     ///
     /// # Example
@@ -51,7 +52,7 @@ impl<P: MemoryProvider> Pool<P> {
 
 impl<P: MemoryProvider> Inner<P> {
     fn grow_to(this: &Arc<Self>, bytes: u64, stream: Stream) -> Result<u64, AllocError> {
-        if this.limit().is_some_and(|limit| bytes > limit) {
+        if this.limit().is_some_and(|limit| bytes > limit) || this.is_beyond_device(bytes) {
             return Err(this.exhausted(bytes));
         }
         let (before, held) = {

@@ -130,7 +130,7 @@ impl<P: MemoryProvider> Inner<P> {
 
     /// Whether the device has less memory in all than is asked for, so that no effort could make room: whatever was tried would only
     /// take all there is from the device, and from whoever else needs it, or give back what the pool has.
-    fn is_beyond_device(&self, bytes: u64) -> bool {
+    pub(crate) fn is_beyond_device(&self, bytes: u64) -> bool {
         // What it has is asked again, as it may have become more since. A backend that says 0 does not know.
         bytes > self.device_total
             && self.driver.provider().memory().is_ok_and(|memory| memory.total != 0 && bytes > memory.total)

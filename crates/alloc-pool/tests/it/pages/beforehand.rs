@@ -2,9 +2,9 @@
 
 use alloc_core::conformance::SimulatedConfig;
 use alloc_core::{Addressing, AllocError, DeviceAllocator};
-use alloc_pool::PoolConfig;
+use alloc_pool::{Pool, PoolConfig};
 
-use crate::support::{A, B, C, KIB, MIB, PAGE, Rig, simulated};
+use crate::support::{A, B, C, KIB, MIB, PAGE, Rig, give, simulated, take};
 
 /// Calls that make memory, or give an address to it.
 fn calls(rig: &Rig) -> (u64, u64) {
@@ -76,16 +76,20 @@ fn it_is_kept_while_little_is_in_use() {
 }
 
 #[test]
-fn past_the_limit_nothing_is_made() {
-    let rig = Rig::new(simulated(), PoolConfig { limit: Some(40 * MIB), ..PoolConfig::default() });
-    match rig.pool.grow_to(40 * MIB + 1, A) {
+fn past_the_limit_or_the_device_nothing_is_made() {
+    let config = PoolConfig { limit: Some(40 * MIB), ..PoolConfig::default() };
+    let rig = Rig::new(SimulatedConfig { capacity: 64 * MIB, ..simulated() }, config);
+    let refuse = |bytes| match rig.pool.grow_to(bytes, A) {
         Err(AllocError::OutOfMemory(figures)) => {
-            assert_eq!((figures.requested, figures.limit, figures.reserved), (40 * MIB + 1, Some(40 * MIB), 0));
+            assert_eq!((figures.requested, figures.limit, figures.reserved), (bytes, rig.pool.limit(), 0));
+            assert_eq!(rig.figures().provider_calls.memory(), 0);
         }
         other => panic!("{other:?}"),
-    }
-    assert_eq!(rig.provider.physical_bytes(), 0);
-    assert_eq!(rig.pool.grow_to(40 * MIB, A).unwrap(), 40 * MIB);
+    };
+    refuse(40 * MIB + 1);
+    rig.pool.set_limit(None);
+    [64 * MIB + 1, 1 << 40, u64::MAX].into_iter().for_each(refuse);
+    assert_eq!(rig.pool.grow_to(64 * MIB, A).unwrap(), 64 * MIB);
     rig.close();
 }
 
@@ -93,28 +97,27 @@ fn past_the_limit_nothing_is_made() {
 fn what_a_full_device_had_left_stays_and_growth_is_as_before() {
     let config = PoolConfig { growth_slack: 0.0, ..PoolConfig::default() };
     let rig = Rig::new(SimulatedConfig { capacity: 32 * PAGE, ..simulated() }, config);
-    for too_much in [33 * PAGE, 1 << 40, u64::MAX] {
-        match rig.pool.grow_to(too_much, A) {
-            Err(AllocError::OutOfMemory(figures)) => {
-                assert_eq!((figures.requested, figures.in_use), (too_much, 0));
-                assert_eq!(
-                    (figures.device_free, figures.largest_free),
-                    (Some(32 * PAGE - figures.reserved), figures.reserved)
-                );
-            }
-            other => panic!("{other:?}"),
+    let other = Pool::new(rig.provider.clone(), PoolConfig::default()).unwrap();
+    let theirs = take(&other, 10 * PAGE, A);
+    match rig.pool.grow_to(30 * PAGE, A) {
+        Err(AllocError::OutOfMemory(figures)) => {
+            assert_eq!((figures.requested, figures.in_use, figures.device_free), (30 * PAGE, 0, Some(0)));
+            assert_eq!((figures.reserved, figures.largest_free), (22 * PAGE, 22 * PAGE));
         }
-        assert_eq!(rig.figures().in_use.peak, 0);
-        rig.pool.trim(0);
+        other => panic!("{other:?}"),
     }
+    assert_eq!((rig.figures().in_use.peak, rig.figures().reserved.current), (0, 22 * PAGE));
+    rig.pool.trim(0);
     // Free pages move: had the peak stayed where it was never reached, others would be made.
     let blocks: Vec<_> = (0..8).map(|_| rig.take(PAGE, A)).collect();
     let (kept, given): (Vec<_>, Vec<_>) = blocks.into_iter().enumerate().partition(|(number, _)| number % 2 == 0);
     given.into_iter().for_each(|(_, block)| rig.give(block, A));
     let large = rig.take(4 * PAGE, A);
-    assert_eq!(rig.provider.physical_bytes(), 8 * PAGE);
+    assert_eq!(rig.figures().reserved.current, 8 * PAGE);
     rig.give(large, A);
     kept.into_iter().for_each(|(_, block)| rig.give(block, A));
+    give(&other, theirs, A);
+    drop(other);
     rig.close();
 }
 
