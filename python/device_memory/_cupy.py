@@ -46,8 +46,10 @@ def enable_cupy() -> None:
 
 def disable_cupy() -> None:
     """Gives CuPy the pool that it has by default. Arrays in our memory stay there until they go."""
-    import cupy
-
+    try:
+        import cupy
+    except ImportError as error:
+        raise Unavailable("CuPy is not installed") from error
     cupy.cuda.set_allocator(cupy.get_default_memory_pool().malloc)
 
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import sys
 import threading
 import unittest
 from unittest import mock
@@ -119,6 +120,17 @@ class Host(unittest.TestCase):
             with mock.patch.dict(os.environ, {_library.LIBRARY_VARIABLE: path}):
                 with mock.patch.object(_library, "_loaded", None), self.assertRaises(Unavailable):
                     _library.library()
+
+    def test_pools_are_open_once_they_are_used(self):
+        pointer = device_memory.allocate(1, kind="cpu")
+        self.assertTrue(device_memory.is_open(kind="cpu"))
+        device_memory.free(pointer)
+
+    def test_without_cupy_both_ways_say_so(self):
+        with mock.patch.dict(sys.modules, {"cupy": None}):
+            for function in (device_memory.enable_cupy, device_memory.disable_cupy):
+                with self.subTest(function.__name__), self.assertRaisesRegex(Unavailable, "CuPy is not installed"):
+                    function()
 
     def test_a_long_snapshot_is_whole(self):
         pointers = [device_memory.allocate(64, kind="cpu") for _ in range(2000)]

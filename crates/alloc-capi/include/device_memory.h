@@ -109,7 +109,7 @@ typedef struct devmem_statistics_t {
   uint64_t leaked;
   // Number of allocations served by the cache of a thread.
   uint64_t hits;
-  // Number of allocations that no free memory fitted.
+  // Number of times that no free memory fitted an allocation; one that is tried again, as memory runs out, counts each time.
   uint64_t misses;
   // Number of times that pages were moved to another address.
   uint64_t moves;
@@ -148,8 +148,8 @@ extern "C" {
 // The version of the interface that the library has; compare with `DEVMEM_ABI_VERSION` of the header.
 uint32_t devmem_abi_version(void);
 
-// What the last call of this thread that failed has to say; empty if none failed. Valid until the next failure in this
-// thread.
+// What the last call of this thread that failed has to say; empty if none failed, and in a thread that is ending, as the main one is
+// in functions of `atexit`. Valid until the next failure in this thread.
 const char *devmem_last_error(void);
 
 // The name of a status, in lower case.

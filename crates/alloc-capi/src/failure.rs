@@ -188,6 +188,9 @@ fn out_of_memory(figures: &OutOfMemory) -> String {
         text += &format!(" Its limit is {}.", human(limit));
     }
     text += match () {
+        () if figures.device_total.is_some_and(|total| total > 0 && figures.requested > total) => {
+            " That is more than the device has in all: nothing that is freed would make room for it."
+        }
         () if figures.limit.is_some_and(|limit| figures.in_use.saturating_add(figures.requested) > limit) => {
             " The request and what is in use exceed that limit: raise it, or free something and try again."
         }
@@ -275,6 +278,10 @@ mod tests {
         for part in ["cuda:0", "4.00 GiB", "limit is 8.00 GiB", "79.00 GiB of which 60.00 GiB", "exceed that limit"] {
             assert!(text.contains(part), "{part}: {text}");
         }
+        let mut beyond = figures.clone();
+        beyond.requested = 80 << 30;
+        let text = Failure::Alloc(beyond.into()).to_string();
+        assert!(text.contains("more than the device has") && !text.contains("try again"), "{text}");
         let mut parked = figures;
         parked.parked = 5 << 30;
         parked.limit = None;

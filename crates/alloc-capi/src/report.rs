@@ -41,7 +41,7 @@ pub struct Statistics {
     pub leaked: u64,
     /// Number of allocations served by the cache of a thread.
     pub hits: u64,
-    /// Number of allocations that no free memory fitted.
+    /// Number of times that no free memory fitted an allocation; one that is tried again, as memory runs out, counts each time.
     pub misses: u64,
     /// Number of times that pages were moved to another address.
     pub moves: u64,

@@ -110,7 +110,8 @@ pub struct Statistics {
     pub parked: Gauge,
     /// Number of allocations served by a thread cache.
     pub hits: u64,
-    /// Number of allocations that no free memory fitted: pages were moved or created, or the request failed.
+    /// Number of times that no free memory fitted an allocation: pages were moved or created, or the request failed. One that is
+    /// tried again, as memory runs out, counts each time.
     pub misses: u64,
     /// Number of times that pages were moved to another address.
     pub moves: u64,

@@ -460,9 +460,8 @@ impl<P: MemoryProvider> Inner<P> {
         let align = layout.align().max(UNIT);
         let maximum = self.arena_bytes;
         if !self.mapped && align > self.granularity {
-            let name = "segments are not aligned beyond the granularity";
-            let error = ProviderError::new(self.device, "allocate", ProviderErrorKind::Unsupported, name);
-            return Err(error.with_code(i64::try_from(align).unwrap_or(i64::MAX)).into());
+            let name = format!("alignment {align} is more than the {} of segments", self.granularity);
+            return Err(ProviderError::new(self.device, "allocate", ProviderErrorKind::Unsupported, name).into());
         }
         if layout.size().checked_add(align).is_none_or(|needed| needed > maximum) {
             return Err(AllocError::TooLarge { device: self.device, requested: layout.size(), maximum });

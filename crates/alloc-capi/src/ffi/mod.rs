@@ -82,8 +82,8 @@ pub extern "C" fn devmem_abi_version() -> u32 {
     DEVMEM_ABI_VERSION
 }
 
-/// What the last call of this thread that failed has to say; empty if none failed. Valid until the next failure in this
-/// thread.
+/// What the last call of this thread that failed has to say; empty if none failed, and in a thread that is ending, as the main one is
+/// in functions of `atexit`. Valid until the next failure in this thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn devmem_last_error() -> *const c_char {
     failure::last()

@@ -227,6 +227,8 @@ fn alignments_that_segments_cannot_have_are_unsupported() {
     let rig = segmented();
     let error = rig.pool.allocate(Layout::new(100, 2 * PAGE).unwrap(), A).unwrap_err();
     assert!(matches!(&error, AllocError::Provider(e) if e.kind == ProviderErrorKind::Unsupported), "{error}");
+    let text = format!("alignment {} is more than the {PAGE} of segments (0)", 2 * PAGE);
+    assert!(error.to_string().contains(&text), "{error}");
     let block = rig.pool.allocate(Layout::new(100, PAGE).unwrap(), A).unwrap();
     assert!(block.address().is_aligned_to(PAGE));
     rig.give(block, A);
