@@ -53,8 +53,17 @@ pub struct CapturedGraph {
 struct Launches {
     /// The last launch on each stream, with the stream's device.
     last: Vec<(u16, Stream, Event)>,
-    /// The graph is part of another one, which may be launched for ever.
-    is_captured: bool,
+    /// Why it is not known when the graph is used for the last time.
+    endless: Option<Endless>,
+}
+
+/// Why what a graph keeps has to stay.
+#[derive(Clone, Copy)]
+enum Endless {
+    /// It is part of another one, which may be launched for ever.
+    Captured,
+    /// It was launched, and that launch can't be waited for.
+    Unwatched,
 }
 
 /// What a graph keeps alive.
@@ -183,7 +192,8 @@ impl CapturedGraph {
     /// the rest of the process.
     ///
     /// # Errors
-    /// What the driver reports.
+    /// What the driver reports. The work may run all the same; if that can be neither noted nor waited for, what the graph keeps stays
+    /// for the rest of the process, too.
     pub fn launch(&self, stream: &CudaStream) -> Result<(), ProviderError> {
         // One launch after the other, so that the event kept is that of the last.
         let mut launches = lock(&self.launches);
@@ -192,14 +202,16 @@ impl CapturedGraph {
         // SAFETY: graph and stream live, and so does what the graph uses: dropping the graph waits for the event.
         unsafe { stream.context().launch_graph(self.executable, stream.target()) }?;
         if is_captured {
-            launches.is_captured = true;
+            launches.endless = Some(Endless::Captured);
             return Ok(());
         }
         // SAFETY: the stream lives.
         let event = match unsafe { Event::record(stream.context(), stream.stream()) } {
             Ok(event) => event,
             Err(error) => {
-                stream.synchronize()?;
+                if stream.synchronize().is_err() {
+                    launches.endless = Some(Endless::Unwatched);
+                }
                 return Err(error);
             }
         };
@@ -235,17 +247,21 @@ impl Memory {
 
 impl Drop for CapturedGraph {
     fn drop(&mut self) {
-        let (known, is_captured) = {
+        let (known, endless) = {
             let launches = lock(&self.launches);
-            (launches.last.iter().try_for_each(|(.., event)| event.synchronize()), launches.is_captured)
+            (launches.last.iter().try_for_each(|(.., event)| event.synchronize()), launches.endless)
         };
         let memory = Memory::end(&self.memory);
-        match known {
-            Ok(()) if is_captured => {
-                tracing::warn!("a graph and its memory were leaked, since the graph is part of another");
+        match known.map(|()| endless) {
+            Ok(Some(endless)) => {
+                let reason = match endless {
+                    Endless::Captured => "the graph is part of another",
+                    Endless::Unwatched => "a launch of it can't be waited for",
+                };
+                tracing::warn!(reason, "a graph and its memory were leaked");
                 std::mem::forget(memory);
             }
-            Ok(()) => {
+            Ok(None) => {
                 // SAFETY: the graph is ours and no launch of it runs. A failure leaves nothing to be done.
                 let _ = unsafe { self.context.destroy_executable(self.executable) };
                 memory.give_back();

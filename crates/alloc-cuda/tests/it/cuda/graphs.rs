@@ -6,7 +6,7 @@ use alloc_core::{DeviceAllocator, Place, ProviderError, Transfer};
 use alloc_cuda::{CapturedGraph, CudaStream, CudaTransfer, DeviceOptions, DevicePool};
 use alloc_pool::PoolConfig;
 
-use super::harness::{alone, bytes, fake, release};
+use super::harness::{Living, alone, bytes, fake, release};
 
 /// A graph of one fill, which keeps a value, and the memory that is filled.
 fn fill(pool: &Arc<DevicePool>, stream: &CudaStream, kept: &Arc<()>) -> (CapturedGraph, Place) {
@@ -71,6 +71,27 @@ fn what_a_graph_keeps_stays_if_it_is_part_of_another() {
         assert!(pool.statistics().requested.current > 0, "the memory may be used by others");
         outer.launch(&stream).unwrap();
         stream.synchronize().unwrap();
+    }
+}
+
+#[test]
+fn what_a_graph_keeps_stays_if_a_launch_can_t_be_waited_for() {
+    let Some(fake) = fake() else { return };
+    let (pool, kept) = (pool(), Arc::new(()));
+    let stream = CudaStream::new(0).unwrap();
+    for (is_waited_for, kept_by) in [(true, 1), (false, 2)] {
+        let (graph, _) = fill(&pool, &stream, &kept);
+        let graphs = fake.living(Living::Graphs);
+        fake.hold(stream.stream());
+        fake.fail("cuEventRecord", 0, 304);
+        if !is_waited_for {
+            fake.fail("cuStreamSynchronize", 0, 304);
+        }
+        assert_eq!(graph.launch(&stream).unwrap_err().call, "cuEventRecord");
+        assert_eq!(fake.pending(stream.stream()) > 0, !is_waited_for, "the work is under way");
+        drop(graph);
+        assert_eq!((Arc::strong_count(&kept), fake.living(Living::Graphs)), (kept_by, graphs + kept_by as u64 - 2));
+        assert_eq!(pool.statistics().requested.current > 0, !is_waited_for);
     }
 }
 
