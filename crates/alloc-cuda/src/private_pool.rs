@@ -4,8 +4,8 @@ use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 use alloc_core::{
-    AllocError, AllocatorHandle, Block, Device, DeviceAllocator, Layout, ReleaseError, Snapshot, Statistics, Stream,
-    StreamSet, Transfer,
+    AllocError, AllocatorHandle, Block, Device, DeviceAllocator, Layout, ProviderError, ProviderErrorKind,
+    ReleaseError, Snapshot, Statistics, Stream, StreamSet, Transfer,
 };
 use alloc_pool::{Pool, PoolConfig};
 
@@ -60,10 +60,16 @@ impl PrivatePool {
     /// it when they go.
     ///
     /// # Errors
-    /// [`ProviderErrorKind::Unavailable`](alloc_core::ProviderErrorKind::Unavailable) without CUDA, a driver or such
-    /// a device; else what the driver reports.
+    /// [`ProviderErrorKind::Unavailable`] without CUDA, a driver or such a device; [`ProviderErrorKind::InvalidArgument`] if the source
+    /// hands out other memory than the device's; else what the driver reports.
     pub fn new(ordinal: u16, source: AllocatorHandle) -> Result<Self, AllocError> {
         let context = Context::open(ordinal)?;
+        // Blocks of it are told to be the device's, and safe code believes that.
+        if source.device() != context.name() {
+            let name = format!("the source is an allocator of {}", source.device());
+            let kind = ProviderErrorKind::InvalidArgument;
+            return Err(ProviderError::new(context.name(), "allocate a segment", kind, name).into());
+        }
         let carvings = Arc::new(Carvings::default());
         let provider = CarvedProvider::new(ordinal, source, Arc::clone(&carvings))?;
         // Segments are never moved, so there is nothing to be gained by holding back.

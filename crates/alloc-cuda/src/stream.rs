@@ -118,11 +118,17 @@ impl CudaStream {
     /// A stream of the crate `cust`, kept alive.
     ///
     /// # Errors
-    /// As [`CudaStream::new`].
+    /// As [`CudaStream::new`], and [`ProviderErrorKind::InvalidArgument`](alloc_core::ProviderErrorKind::InvalidArgument) if the
+    /// stream is another device's.
     #[cfg(feature = "cuda")]
     pub fn from_cust(ordinal: u16, stream: cust::stream::Stream) -> Result<Self, ProviderError> {
-        let handle = stream.as_inner() as u64;
-        // SAFETY: the stream is alive and moves into this.
+        let (context, handle) = (Context::open(ordinal)?, stream.as_inner() as u64);
+        // SAFETY: the stream is alive, and `cust` makes no default ones.
+        if unsafe { context.stream_device(handle) }? != context.device() {
+            let kind = alloc_core::ProviderErrorKind::InvalidArgument;
+            return Err(ProviderError::new(context.name(), "cuStreamGetCtx", kind, "the stream is another device's"));
+        }
+        // SAFETY: the stream is alive, of that device, and moves into this.
         unsafe { Self::from_raw_kept(ordinal, handle, Box::new(stream)) }
     }
 

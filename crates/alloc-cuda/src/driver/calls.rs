@@ -104,6 +104,7 @@ driver_calls! {
     fn cuDevicePrimaryCtxRetain(context: *mut u64, device: i32);
     fn cuDevicePrimaryCtxGetState(device: i32, flags: *mut u32, active: *mut i32);
     fn cuCtxGetCurrent(context: *mut u64);
+    fn cuCtxGetDevice(device: *mut i32);
     fn cuCtxPushCurrent_v2(context: u64);
     fn cuCtxPopCurrent_v2(context: *mut u64);
     fn cuCtxSynchronize();

@@ -11,6 +11,7 @@ pub(crate) const OUT_OF_MEMORY: i32 = 2;
 pub(crate) const NEEDS_NEWER_DRIVER: i32 = 36;
 pub(crate) const NO_DEVICE: i32 = 100;
 pub(crate) const INVALID_DEVICE: i32 = 101;
+pub(crate) const INVALID_PTX: i32 = 218;
 pub(crate) const INVALID_HANDLE: i32 = 400;
 pub(crate) const NOT_READY: i32 = 600;
 pub(crate) const PEER_ACCESS_ALREADY_ENABLED: i32 = 704;

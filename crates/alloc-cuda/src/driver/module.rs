@@ -6,17 +6,27 @@ use alloc_core::ProviderError;
 
 use super::calls;
 use super::context::Context;
+use super::error::{INVALID_PTX, error};
 use super::stream::Target;
+
+/// Whether this is no binary image. The driver knows those by their first four bytes, and reads as far as their headers say, which
+/// may be past the end of the string.
+fn is_text(image: &CStr) -> bool {
+    let is_text = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace();
+    image.to_bytes().first_chunk::<4>().is_some_and(|start| start.iter().all(is_text))
+}
 
 impl Context {
     /// Loads PTX text.
     pub(crate) fn load_module(&self, image: &CStr) -> Result<u64, ProviderError> {
+        const CALL: &str = "cuModuleLoadData";
+        if !is_text(image) {
+            return Err(error(self.name(), CALL, INVALID_PTX));
+        }
         let _current = self.enter_relaxed()?;
         let mut module = 0;
-        // SAFETY: the context is current; the image is a C string, as PTX must be; the out parameter is a local.
-        self.check("cuModuleLoadData", unsafe {
-            calls::cuModuleLoadData(&raw mut module, image.as_ptr().cast::<c_void>())
-        })?;
+        // SAFETY: the context is current; the image is text that a zero byte ends, as PTX must be; the out parameter is a local.
+        self.check(CALL, unsafe { calls::cuModuleLoadData(&raw mut module, image.as_ptr().cast::<c_void>()) })?;
         Ok(module)
     }
 

@@ -96,6 +96,24 @@ impl Context {
         Ok(context)
     }
 
+    /// The device that a stream belongs to, by the driver's number.
+    ///
+    /// # Safety
+    /// The stream lives and is not a default stream.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "streams of `cust` come with the feature"))]
+    pub(crate) unsafe fn stream_device(&self, stream: u64) -> Result<i32, ProviderError> {
+        // SAFETY: the caller's promise is the one asked for.
+        let context = unsafe { self.stream_context(stream) }?;
+        if context == self.handle() {
+            return Ok(self.device());
+        }
+        let _current = Current::ensure(self.name(), context)?;
+        let mut device = 0;
+        // SAFETY: the out parameter is a local.
+        self.check("cuCtxGetDevice", unsafe { calls::cuCtxGetDevice(&raw mut device) })?;
+        Ok(device)
+    }
+
     /// Whether all work of a stream is complete.
     ///
     /// # Safety

@@ -1,7 +1,11 @@
 //! What the driver's codes become.
 
-use alloc_core::{AllocError, Block, DeviceAllocator, MemoryProvider, OutOfMemory, ProviderErrorKind, Stream};
-use alloc_cuda::{CudaStream, DeviceOptions, DevicePool, DeviceProvider};
+use std::sync::Arc;
+
+use alloc_core::{
+    AllocError, AllocatorHandle, Block, Device, DeviceAllocator, MemoryProvider, OutOfMemory, ProviderErrorKind, Stream,
+};
+use alloc_cuda::{CudaStream, DeviceOptions, DevicePool, DeviceProvider, PinnedMethod, PrivatePool};
 use alloc_pool::PoolConfig;
 
 use super::harness::{any_device, bytes, fake, gpu_alone, release};
@@ -163,5 +167,21 @@ fn plain_default_streams_need_no_stream_of_ours() {
     for stream in [Stream::DEFAULT, Stream::from_raw(1), Stream::from_raw(2)] {
         let block = pool.allocate(bytes(1 << 20), stream).unwrap();
         release(&*pool, block, stream);
+    }
+}
+
+#[test]
+fn a_private_pool_takes_memory_of_its_own_device_only() {
+    let _device = any_device();
+    let refused = |source| match PrivatePool::new(0, source).unwrap_err() {
+        AllocError::Provider(error) => (error.kind, error.device, error.name.into_owned()),
+        error => panic!("{error}"),
+    };
+    let pinned = alloc_cuda::pinned_pool(0, PinnedMethod::default(), PoolConfig::default()).unwrap();
+    let host = alloc_cpu::pool().build().unwrap();
+    for (source, name) in [(AllocatorHandle::from(pinned), "cuda_pinned:0"), (Arc::new(host).into(), "cpu:0")] {
+        let expected =
+            (ProviderErrorKind::InvalidArgument, Device::cuda(0), format!("the source is an allocator of {name}"));
+        assert_eq!(refused(source), expected);
     }
 }

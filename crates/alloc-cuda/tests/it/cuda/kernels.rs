@@ -5,7 +5,7 @@ use std::ffi::CString;
 use alloc_core::{Address, Block, Device, Place, Transfer};
 use alloc_cuda::{Argument, CudaStream, CudaTransfer, Kernel, Module};
 
-use super::harness::{any_device, bytes, release};
+use super::harness::{alone, any_device, bytes, release};
 
 /// Kernels that write late and check what they find, and the count of what they found wrong.
 pub struct Kernels {
@@ -78,6 +78,17 @@ pub fn trap(stream: &CudaStream) {
     let kernel = Module::from_ptx(stream.device().ordinal(), &text).unwrap().kernel(c"trap").unwrap();
     // SAFETY: the kernel takes nothing and touches no memory.
     unsafe { kernel.launch(stream, (1, 1), &[]) }.unwrap();
+}
+
+#[test]
+fn images_that_are_no_text_never_reach_the_driver() {
+    let driver = alone();
+    // The beginnings of an executable and of two kinds of the driver's own images, and what is too short to tell.
+    for image in [c"\x7fELF\x02 .entry", c"P\xed\x55\xba .entry", c"\xb1CbF .entry", c"en", c""] {
+        let error = Module::from_ptx(0, image).unwrap_err();
+        assert_eq!((error.call, error.code), ("cuModuleLoadData", 218), "{image:?}");
+    }
+    driver.assert_calls("cuModuleLoadData", 0);
 }
 
 #[test]

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use alloc_core::{Address, Device, DeviceAllocator, Place, Stream, StreamSet, Transfer};
+use alloc_core::{Address, Device, DeviceAllocator, Place, ProviderErrorKind, Stream, StreamSet, Transfer};
 use alloc_cuda::{CudaStream, CudaTransfer, DeviceOptions};
 use alloc_pool::PoolConfig;
 
-use super::harness::{Living, alone, any_device, bytes, fake, release};
+use super::harness::{Living, alone, any_device, bytes, fake, release, two_devices};
 
 #[test]
 fn an_owned_stream_is_destroyed_once_and_retired_before() {
@@ -124,6 +124,11 @@ fn a_stream_of_cust_is_one_of_ours() {
     let block = alloc_cuda::global(0).unwrap().allocate(bytes(1 << 20), stream.stream()).unwrap();
     release(alloc_cuda::global(0).unwrap(), block, stream.stream());
     drop(stream);
+    if two_devices("a stream of cust for another device") {
+        let theirs = cust::stream::Stream::new(cust::stream::StreamFlags::NON_BLOCKING, None).unwrap();
+        let error = CudaStream::from_cust(1, theirs).unwrap_err();
+        assert_eq!((error.kind, error.device), (ProviderErrorKind::InvalidArgument, Device::cuda(1)));
+    }
     assert_eq!(driver.living(Living::Streams), living);
     // SAFETY: the context was pushed above.
     unsafe {
