@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::marker::PhantomData;
+use std::ops::RangeInclusive;
 use std::sync::atomic::AtomicU8;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -66,7 +67,10 @@ fn initialise() -> Result<i32, ProviderError> {
 fn may_pass(error: &ProviderError) -> bool {
     const DEVICE_UNAVAILABLE: i64 = 46;
     const SYSTEM_NOT_READY: i64 = 802;
-    error.kind != ProviderErrorKind::Unavailable || [DEVICE_UNAVAILABLE, SYSTEM_NOT_READY].contains(&error.code)
+    /// MPS can't be reached, does not answer, recovers from a failure, or serves as many as it can.
+    const MPS: RangeInclusive<i64> = 805..=809;
+    let passes = [DEVICE_UNAVAILABLE, SYSTEM_NOT_READY].contains(&error.code) || MPS.contains(&error.code);
+    error.kind != ProviderErrorKind::Unavailable || passes
 }
 
 fn start() -> Result<i32, ProviderError> {

@@ -67,8 +67,9 @@ pub(crate) fn kind(code: i32) -> ProviderErrorKind {
         // Invalid value, context, handle; already mapped, not mapped; already or not registered.
         1 | 201 | 206..=208 | 211 | 400 | 712 | 713 => ProviderErrorKind::InvalidArgument,
         // The driver shuts down; an uncorrectable memory error; a contained error; illegal address; a kernel that
-        // ran too long; a destroyed context; an assertion; the device's own faults; a lost launch; unknown.
-        4 | 214 | 226 | 700 | 702 | 709 | 710 | 714..=719 | 721 | 999 => ProviderErrorKind::Poisoned,
+        // ran too long; a destroyed context; an assertion; the device's own faults; a lost launch; a process that MPS has ended;
+        // unknown.
+        4 | 214 | 226 | 700 | 702 | 709 | 710 | 714..=719 | 721 | 810 | 999 => ProviderErrorKind::Poisoned,
         NOT_BUILT => ProviderErrorKind::Unavailable,
         // Not initialised; stub library; driver too old; device taken; no device; invalid device; system not ready or
         // mismatched.
@@ -89,6 +90,7 @@ mod tests {
         assert_eq!(kind(1), ProviderErrorKind::InvalidArgument);
         assert_eq!(kind(700), ProviderErrorKind::Poisoned);
         assert_eq!(kind(719), ProviderErrorKind::Poisoned);
+        assert_eq!(kind(810), ProviderErrorKind::Poisoned);
         assert_eq!(kind(100), ProviderErrorKind::Unavailable);
         assert_eq!(kind(801), ProviderErrorKind::Unsupported);
         assert_eq!(kind(12_345), ProviderErrorKind::Other);

@@ -132,12 +132,12 @@ unsafe impl MemoryProvider for PinnedProvider {
         Ok(host_memory())
     }
 
-    fn reserve(&self, bytes: u64) -> Result<AddressRange, ProviderError> {
-        Err(self.only_segments("reserve", bytes))
+    fn reserve(&self, _bytes: u64) -> Result<AddressRange, ProviderError> {
+        Err(self.only_segments("reserve"))
     }
 
-    unsafe fn unreserve(&self, range: AddressRange) -> Result<(), ProviderError> {
-        Err(self.only_segments("unreserve", range.bytes))
+    unsafe fn unreserve(&self, _range: AddressRange) -> Result<(), ProviderError> {
+        Err(self.only_segments("unreserve"))
     }
 
     fn create(&self, bytes: u64) -> Result<PinnedMemory, ProviderError> {
@@ -149,12 +149,12 @@ unsafe impl MemoryProvider for PinnedProvider {
         unsafe { physical.release(self.context) }.map_err(|error| self.rename(error))
     }
 
-    unsafe fn map(&self, _at: Address, _physical: &PinnedMemory, bytes: u64) -> Result<(), ProviderError> {
-        Err(self.only_segments("map", bytes))
+    unsafe fn map(&self, _at: Address, _physical: &PinnedMemory, _bytes: u64) -> Result<(), ProviderError> {
+        Err(self.only_segments("map"))
     }
 
-    unsafe fn unmap(&self, _at: Address, bytes: u64) -> Result<(), ProviderError> {
-        Err(self.only_segments("unmap", bytes))
+    unsafe fn unmap(&self, _at: Address, _bytes: u64) -> Result<(), ProviderError> {
+        Err(self.only_segments("unmap"))
     }
 
     fn segment_address(&self, physical: &PinnedMemory) -> Address {
@@ -170,9 +170,8 @@ impl PinnedProvider {
         error
     }
 
-    fn only_segments(&self, call: &'static str, bytes: u64) -> ProviderError {
+    fn only_segments(&self, call: &'static str) -> ProviderError {
         let kind = alloc_core::ProviderErrorKind::Unsupported;
         ProviderError::new(self.device(), call, kind, "page-locked memory comes in segments")
-            .with_code(i64::try_from(bytes).unwrap_or(i64::MAX))
     }
 }

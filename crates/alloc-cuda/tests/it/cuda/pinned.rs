@@ -1,7 +1,7 @@
 //! Page-locked host memory: pairing, and blocks in flight.
 
-use alloc_core::{Device, DeviceAllocator, Place, Transfer};
-use alloc_cuda::{CudaStream, CudaTransfer, DeviceOptions, PinnedMethod};
+use alloc_core::{Device, DeviceAllocator, MemoryProvider, Place, ProviderErrorKind, Transfer};
+use alloc_cuda::{CudaStream, CudaTransfer, DeviceOptions, PinnedMethod, PinnedProvider};
 use alloc_pool::PoolConfig;
 
 use super::harness::{Living, alone, any_device, bytes, fake, release};
@@ -29,6 +29,14 @@ fn every_page_that_is_locked_is_unlocked() {
         drop(pool);
     }
     assert_eq!(host(), before);
+}
+
+#[test]
+fn what_takes_addresses_is_refused_without_a_code() {
+    let _device = any_device();
+    let provider = PinnedProvider::new(0, PinnedMethod::default()).unwrap();
+    let error = provider.reserve(900).unwrap_err();
+    assert_eq!((error.kind, error.call, error.code), (ProviderErrorKind::Unsupported, "reserve", 0));
 }
 
 #[test]
