@@ -209,13 +209,13 @@ def memory_made_beforehand_is_what_tensors_get():
     expect(held >= 512 * MIB and torch.cuda.memory_reserved() == held, f"{torch.cuda.memory_reserved()} of {held} bytes are there")
     expect(torch.cuda.max_memory_allocated() == 0, "nobody has it")
     before = device_memory.statistics()["memory_calls"]
-    tensors = [torch.full((size * MIB // 4,), float(size), device="cuda") for size in (200, 3, 90, 150)]
+    tensors = {size: torch.full((size * MIB // 4,), float(size), device="cuda") for size in (200, 3, 90, 150)}
     with torch.cuda.stream(torch.cuda.Stream()):
-        tensors.append(torch.full((40 * MIB // 4,), 40.0, device="cuda"))
+        tensors[40] = torch.full((40 * MIB // 4,), 40.0, device="cuda")
     torch.cuda.synchronize()
-    expect(all(tensor.eq(tensor[0]).all().item() for tensor in tensors[-2:]), "each has its own contents")
     calls = device_memory.statistics()["memory_calls"] - before
     expect(calls < 20, f"{calls} calls for memory: small blocks alone have some moved to where they live")
+    expect(all(tensor.eq(float(size)).all().item() for size, tensor in tensors.items()), "each has its own contents")
 
 
 @check

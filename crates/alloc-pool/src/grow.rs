@@ -53,7 +53,7 @@ impl<P: MemoryProvider> Pool<P> {
 impl<P: MemoryProvider> Inner<P> {
     fn grow_to(this: &Arc<Self>, bytes: u64, stream: Stream) -> Result<u64, AllocError> {
         if this.limit().is_some_and(|limit| bytes > limit) || this.is_beyond_device(bytes) {
-            return Err(this.exhausted(bytes));
+            return Err(this.fail(bytes));
         }
         let (before, held) = {
             let mut pages = this.lock_pages();

@@ -137,7 +137,7 @@ impl<P: MemoryProvider> Inner<P> {
     }
 
     /// The error of a request that failed for good, of which the hook is told.
-    fn fail(&self, bytes: u64) -> AllocError {
+    pub(crate) fn fail(&self, bytes: u64) -> AllocError {
         let error = self.out_of_memory(bytes);
         self.tell(&AllocatorEvent::OutOfMemory(&error));
         error.into()

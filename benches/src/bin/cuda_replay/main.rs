@@ -164,7 +164,7 @@ impl Bench {
                 let provider = Timed::new(inner, Arc::clone(&in_driver));
                 let pool = Pool::new(provider, PoolConfig::from_env()?)?;
                 if peer == Peer::Grown {
-                    pool.grow_to(trace.peak_live, names[0])?;
+                    pool.grow_to(trace.peak_live, names.first().copied().unwrap_or(Stream::DEFAULT))?;
                     in_driver.store(0, Ordering::Relaxed);
                 }
                 self.run(&replay, &pool, peer, &trace, Some(&in_driver))?;

@@ -73,6 +73,8 @@ fn nothing_is_tried_for_more_than_the_device_has() {
     let error = error_of(rig.try_take(16 * PAGE + 1, A));
     assert_eq!((error.requested, error.device_total), (16 * PAGE + 1, Some(16 * PAGE)));
     assert_eq!(*failures.0.lock().unwrap(), [error]);
+    assert!(rig.pool.grow_to(16 * PAGE + 1, A).unwrap_err().is_out_of_memory());
+    assert_eq!(failures.0.lock().unwrap().len(), 2, "the hook is told of that as well");
     let mut after = before;
     after.misses += 1;
     assert_eq!(rig.figures(), after);
